@@ -1,0 +1,189 @@
+"""Three noises, each a maker of correlated twins: flipped bits, resampled tokens, Ornstein-Uhlenbeck.
+
+A noise takes a batch x and returns y, the twin: each coordinate of y is correlated with the same coordinate of x and
+independent of the others. Noise stability is then E[f(x) f(y)] = sum_k eigenvalue(k) W_k, where W_k is the energy of
+f at degree k. The eigenvalue per degree is therefore all that distinguishes one noise from another in the spectrum.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Flip:
+    r"""Keep a bit with probability (1 + rho)/2, flip it otherwise, each bit on its own.
+
+    Formula: $y_i = x_i$ with probability $(1+\rho)/2$, else $-x_i$, so that $E[x_i y_i] = \rho$ and
+    $E[\chi_S(x) \chi_S(y)] = \rho^{|S|}$ for uniform x.
+
+    Attributes:
+        rho: correlation of a bit with its twin, in [-1, 1]. 1 keeps all, 0 makes an independent copy, -1 flips all.
+
+    Errors: `ValueError` when `rho` is outside [-1, 1].
+
+    Source: O'Donnell, Analysis of Boolean Functions (2014), section 2.4. Others give
+    the flip rate delta instead: rho = 1 - 2 delta.
+    """
+
+    rho: float | int
+
+    def __post_init__(self):
+        _check("rho", self.rho, -1, 1)
+
+    def twin(self, x: Shaped[Tensor, "*batch"], generator: torch.Generator | None = None) -> Shaped[Tensor, "*batch"]:
+        """The correlated twin of bits ±1, of any shape, in a signed dtype; dtype and device are kept.
+
+        Errors: `ValueError` when an element is not ±1.
+        """
+        if not x.dtype.is_signed or not bool((x.abs() == 1).all()):
+            raise ValueError("x has entries other than ±1: map bits {0, 1} by 1 - 2 * x, in a signed dtype, first")
+        flipped = torch.rand(x.shape, generator=generator, device=x.device) < (1 - self.rho) / 2
+        return torch.where(flipped, -x, x)
+
+    def eigenvalue(self, degree: int | Shaped[Tensor, "..."]) -> float | Float[Tensor, "..."]:
+        """Eigenvalue rho ** degree: what the noise leaves of a degree-k character. Degrees may be a tensor."""
+        return _power(self.rho, degree)
+
+
+@dataclass(frozen=True)
+class Resample:
+    r"""Keep a token with probability `keep`, else draw a new one uniformly, each position on its own.
+
+    Formula: $y_i = x_i$ with probability `keep`, else $y_i$ is uniform on the vocabulary without its special tokens.
+    The draw may return the old token. For tokens uniform on that vocabulary, and f with the Efron-Stein parts
+    $f^{=S}$, $E[f(x) f(y)] = \sum_S \mathrm{keep}^{|S|} \|f^{=S}\|^2$.
+
+    Attributes:
+        keep: probability that a token is kept, in [0, 1]. It is the eigenvalue per degree, and the correlation.
+        vocabulary: number of token ids; ids run from 0 to vocabulary - 1.
+        special: ids that noise never touches and never produces (padding, separators, masks). A position holding one
+            keeps it; every other position stays without one. The positions of special tokens are thus the same in the
+            twin, and the degree counts the other positions only.
+
+    How to read it: on natural text tokens are neither uniform nor independent, so the sum above no longer holds
+    exactly; `keep` is still the share of tokens kept on purpose.
+
+    Errors: `ValueError` when `keep` is outside [0, 1], `vocabulary` is not positive, or `special` has a repeated id,
+    one outside the vocabulary, or leaves no token to draw.
+
+    Source: O'Donnell (2014), chapter 8 (general product spaces). With two tokens, keeping or resampling with
+    `keep` is keeping or flipping with rho = keep.
+    """
+
+    keep: float | int
+    vocabulary: int
+    special: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        _check("keep", self.keep, 0, 1)
+        if self.vocabulary < 1:
+            raise ValueError(f"vocabulary is {self.vocabulary}: give the number of token ids, at least 1")
+        if len(set(self.special)) != len(self.special):
+            raise ValueError(f"special is {self.special}: give each id once")
+        outside = [token for token in self.special if not 0 <= token < self.vocabulary]
+        if outside:
+            raise ValueError(f"special has {outside}: ids run from 0 to {self.vocabulary - 1}")
+        if len(self.special) == self.vocabulary:
+            raise ValueError(f"special holds all {self.vocabulary} ids: leave at least one token to draw")
+
+    def twin(self, x: Shaped[Tensor, "*batch"], generator: torch.Generator | None = None) -> Int[Tensor, "*batch"]:
+        """The correlated twin of token ids, of any shape; dtype and device are kept.
+
+        Errors: `ValueError` when x is not of an integer dtype or an id is outside the vocabulary.
+        """
+        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+            raise ValueError(f"x has dtype {x.dtype}: token ids are integers")
+        outside = (x < 0) | (x >= self.vocabulary)
+        if bool(outside.any()):
+            raise ValueError(f"x has token id {int(x[outside][0])}: ids run from 0 to {self.vocabulary - 1}")
+        source = {"generator": generator, "device": x.device}
+        changed = torch.rand(x.shape, **source) >= self.keep
+        fresh = torch.randint(self.vocabulary - len(self.special), x.shape, **source)
+        for token in sorted(self.special):  # step over each special id, so the rest stay equally likely
+            fresh += fresh >= token
+            changed &= x != token
+        return torch.where(changed, fresh, x).to(x.dtype)
+
+    def eigenvalue(self, degree: int | Shaped[Tensor, "..."]) -> float | Float[Tensor, "..."]:
+        """Eigenvalue keep ** degree: what the noise leaves of the part of f that needs k tokens."""
+        return _power(self.keep, degree)
+
+
+@dataclass(frozen=True)
+class OrnsteinUhlenbeck:
+    r"""Mix a standard Gaussian with fresh noise: $y = \rho x + \sqrt{1 - \rho^2}\, z$, z an independent N(0, I).
+
+    For x ~ N(0, I) the twin has the same law, $E[x_i y_i] = \rho$, and a Hermite polynomial of degree k satisfies
+    $E[h_k(x) h_k(y)] = \rho^k$ (normalised, $E[h_k^2] = 1$).
+
+    Attributes:
+        rho: correlation of a coordinate with its twin, in [-1, 1].
+
+    Errors: `ValueError` when `rho` is outside [-1, 1].
+
+    Source: O'Donnell (2014), sections 11.1 and 11.2. In the semigroup form rho = exp(-t).
+    """
+
+    rho: float | int
+
+    def __post_init__(self):
+        _check("rho", self.rho, -1, 1)
+
+    def twin(self, x: Shaped[Tensor, "*batch"], generator: torch.Generator | None = None) -> Float[Tensor, "*batch"]:
+        """The correlated twin of Gaussian coordinates (unit variance), of any shape; dtype and device are kept.
+
+        Differentiable in x. Errors: `ValueError` when x is not floating point.
+        """
+        if not x.is_floating_point():
+            raise ValueError(f"x has dtype {x.dtype}: Gaussian noise needs a floating-point tensor")
+        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        return self.rho * x + math.sqrt(1 - self.rho**2) * z
+
+    def eigenvalue(self, degree: int | Shaped[Tensor, "..."]) -> float | Float[Tensor, "..."]:
+        """Eigenvalue rho ** degree: what the noise leaves of a Hermite polynomial of total degree k."""
+        return _power(self.rho, degree)
+
+
+def paper_keep(rho: float | int) -> float:
+    """The keep probability of the paper's regulariser, keep = (1 + rho)/2.
+
+    Args:
+        rho: the paper's parameter, in [-1, 1]; the paper takes it in (0, 1).
+
+    Returns:
+        The probability to hand to `Resample`.
+
+    How to read it: (1 + rho)/2 is the probability for keeping or *flipping* a bit. The regulariser keeps or
+    *resamples*, so its eigenvalue per degree is (1 + rho)/2 and not rho: rho = 0 still keeps half of the tokens.
+
+    Errors: `ValueError` when `rho` is outside [-1, 1].
+
+    Source: arXiv 2602.08287, Definition 6.1, as reported in a digest of the paper.
+
+    >>> Resample(keep=paper_keep(0.25), vocabulary=113).eigenvalue(1)
+    0.625
+    """
+    _check("rho", rho, -1, 1)
+    return (1 + rho) / 2
+
+
+def _check(name: str, value: float | int, low: int, high: int) -> None:
+    if not low <= value <= high:  # NaN fails too
+        raise ValueError(f"{name} is {value}: give a number from {low} to {high}")
+
+
+def _power(base: float | int, degree: int | Tensor) -> float | Tensor:
+    """Base ** degree in float64 for integer degrees; 0 ** 0 is 1, since a constant feels no noise."""
+    if isinstance(degree, Tensor):
+        if bool((degree < 0).any()):
+            raise ValueError(f"degree has {degree.min().item()}: degrees start at 0")
+        if not degree.is_floating_point() and degree.device.type != "mps":  # MPS has no float64
+            degree = degree.to(torch.float64)
+        return float(base) ** degree
+    if degree < 0:
+        raise ValueError(f"degree is {degree}: degrees start at 0")
+    return float(base) ** degree

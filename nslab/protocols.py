@@ -1,0 +1,80 @@
+"""What theory, networks and experiments agree on: a model, a penalty, a recorder, and how a model is called.
+
+The three protocols are structural: nothing needs to inherit from them, and any function of the right shape will do.
+`isinstance` can only see that the method is there, not its arguments.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Anything that maps a batch to a batch: (batch, ...) to (batch, ...). A `torch.nn.Module` or a plain function."""
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """Outputs for a batch of inputs, row by row: row i of the result depends on row i of x only."""
+        ...
+
+
+@runtime_checkable
+class Penalty(Protocol):
+    """A term that a training loop adds to its loss, for example a noise-stability regulariser."""
+
+    def __call__(
+        self, model: Model, x: Tensor, output: Tensor, /, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The penalty: a scalar tensor with a gradient, in the units of the loss (nats).
+
+        `output` is `model(x)`, already computed with its gradient, so that a penalty pays only for what it adds.
+        """
+        ...
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """Where a training loop puts what it measures. It returns nothing and never changes the run."""
+
+    def record(self, step: int, /, **values: float | Tensor) -> None:
+        """Keep the named values of one step: floats or tensors of any shape, the same names and shapes each time."""
+        ...
+
+
+def evaluate(f: Callable[[Tensor], Tensor], x: Shaped[Tensor, "batch ..."], *, name: str = "f") -> Tensor:
+    """`f(x)`, checked: a tensor with one row for each row of x, every entry finite.
+
+    Args:
+        f: the callable under study, (batch, ...) to (batch, ...).
+        x: inputs, batch first.
+        name: what the caller calls `f`; errors use it.
+
+    Returns:
+        What `f` returned, with its gradient.
+
+    Errors: `ValueError` naming `name` when the result is not a tensor, has another batch size, or holds NaN or
+    infinity (the first such row is named).
+
+    >>> evaluate(lambda x: x.sum(-1), torch.ones(2, 3))
+    tensor([3., 3.])
+    """
+    output = f(x)
+    if not isinstance(output, Tensor):
+        raise ValueError(f"{name} returned {type(output).__name__}: it must return a tensor of shape ({len(x)}, ...)")
+    if output.ndim == 0 or len(output) != len(x):
+        raise ValueError(
+            f"{name} returned shape {tuple(output.shape)} for {len(x)} inputs: "
+            f"it must return one row for each input, shape ({len(x)}, ...)"
+        )
+    if output.is_floating_point() or output.is_complex():
+        bad = ~torch.isfinite(output.detach())
+        if bool(bad.any()):
+            row = int(bad.reshape(len(x), -1).any(1).nonzero()[0])
+            raise ValueError(
+                f"{name} returned NaN or infinity in row {row} of {len(x)}: "
+                f"look at the input in that row, or scale the outputs of {name}"
+            )
+    return output
