@@ -1,0 +1,28 @@
+"""Figures with controls, from one definition: live with a kernel, drawn beforehand in the built page.
+
+`@explore(rho=..., layer=...)` turns a drawing function into an `Explorer`. `module` is for figures that compute in the
+page itself, beside a Python twin. `predict` asks the reader to draw the curve first; `numeric_check` and `choice_check`
+ask questions. `publish` hands numbers to the prose.
+"""
+
+from nslab.explore.explorer import Control, Explorer, explore
+from nslab.explore.frames import Frame
+from nslab.explore.module import Module, module
+from nslab.explore.predict import predict
+from nslab.explore.selfcheck import choice_check, numeric_check
+from nslab.explore.truthtable import truth_table
+from nslab.explore.values import publish
+
+__all__ = [
+    "Control",
+    "Explorer",
+    "Frame",
+    "Module",
+    "choice_check",
+    "explore",
+    "module",
+    "numeric_check",
+    "predict",
+    "publish",
+    "truth_table",
+]
