@@ -1,0 +1,95 @@
+"""The execution cache: a chapter is executed again exactly when something that its code rests on has changed."""
+
+import re
+
+import pytest
+from sphinx.application import Sphinx
+from sphinx.util.docutils import docutils_namespace
+
+from nslab.sphinxext import cache
+
+HEADER = """---
+jupytext:
+  text_representation:
+    format_name: myst
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+"""
+
+
+def chapter(code: str, prose: str = "Text.") -> str:
+    return f"{HEADER}\n# Title\n\n{prose}\n\n```{{code-cell}} ipython3\n:tags: [hide-input]\n\n{code}\n```\n"
+
+
+def names(code: str) -> set[str]:
+    return {path.relative_to(cache.PACKAGE).as_posix() for path in cache.sources(code)}
+
+
+def test_imports_are_followed_transitively_and_no_further():
+    found = names("from nslab import boolean as bf")
+    assert {"boolean/__init__.py", "boolean/transform.py", "estimate.py"} <= found
+    assert not {"cli.py", "style.py", "explore/explorer.py"} & found
+    assert "explore/frames.py" in names("from nslab.explore import explore")
+
+
+def test_code_is_what_stands_in_cells_without_options():
+    block = "```{code-cell} ipython3\n---\ntags: [x]\n---\na = 1\n```\n"
+    colon = "```{code-cell} ipython3\n:tags: [y]\n\nc = 3\n```\n"
+    text = f"{HEADER}\n{block}\n```python\nb = 2\n```\n\n{colon}"
+    assert cache.code_of(text).split() == ["a", "=", "1", "c", "=", "3"]
+
+
+def test_the_key_follows_code_and_data_but_not_prose(tmp_path):
+    record = tmp_path / "book/records/run/result.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("1")
+    code = 'open("records/run")'
+    key = cache.chapter_key(chapter(code), tmp_path)
+    assert key == cache.chapter_key(chapter(code, prose="Other words."), tmp_path)
+    assert key != cache.chapter_key(chapter(code + "  # again"), tmp_path)
+    record.write_text("2")
+    assert key != cache.chapter_key(chapter(code), tmp_path)
+
+
+@pytest.mark.book
+def test_a_change_below_executes_only_the_chapters_above_it(tmp_path, monkeypatch):
+    """Two chapters rest on two files. Editing one file, the text of neither chapter, executes one chapter again."""
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.txt").write_text("first")
+        (tmp_path / f"{name}.md").write_text(chapter(f"import time\nprint('{name}', time.time_ns())"))
+    (tmp_path / "index.md").write_text("# Index\n\n```{toctree}\none\ntwo\n```\n")
+    monkeypatch.setattr(cache, "sources", lambda code: [tmp_path / f"{'one' if 'one' in code else 'two'}.txt"])
+
+    def build() -> dict[str, str]:
+        with docutils_namespace():
+            Sphinx(
+                tmp_path,
+                None,
+                tmp_path / "out",
+                tmp_path / "trees",
+                "html",
+                status=None,
+                warningiserror=True,
+                confoverrides={
+                    "extensions": ["myst_nb", "nslab.sphinxext"],
+                    "nb_execution_mode": "cache",
+                    "html_theme": "basic",
+                    "nb_execution_cache_path": str(tmp_path / "cache"),
+                    "exclude_patterns": ["_build", "out", "cache", "jupyter_execute"],
+                },
+            ).build()
+        return {
+            name: re.search(rf"{name} (\d+)", (tmp_path / f"out/{name}.html").read_text())[1] for name in ("one", "two")
+        }
+
+    first = build()
+    assert build() == first
+    (tmp_path / "one.txt").write_text("second")
+    second = build()
+    assert second["one"] != first["one"]
+    assert second["two"] == first["two"]
+    (tmp_path / "one.txt").write_text("first")
+    assert build() == first, "taking the edit back finds the old outputs"
