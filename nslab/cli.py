@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -148,6 +149,11 @@ def examine() -> dict:
     }
 
 
+_OWN_BROWSER = """from playwright.sync_api import sync_playwright
+with sync_playwright() as playwright:
+    print(playwright.chromium.executable_path)"""
+
+
 def find_browser() -> str | None:
     """Path of a Chromium or Chrome, or None.
 
@@ -162,11 +168,9 @@ def find_browser() -> str | None:
         if found := shutil.which(name):
             return found
     if _version("playwright"):
-        from playwright.sync_api import sync_playwright
-
-        with sync_playwright() as playwright:
-            own = playwright.chromium.executable_path
-        if os.path.exists(own):
+        # asked in a process of its own: Playwright refuses a second session beside one that is open
+        asked = subprocess.run([sys.executable, "-c", _OWN_BROWSER], capture_output=True, text=True, check=False)
+        if os.path.exists(own := asked.stdout.strip()):
             return own
     return None
 

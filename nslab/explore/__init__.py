@@ -7,8 +7,8 @@ ask questions. `publish` hands numbers to the prose.
 
 from nslab.explore.explorer import Control, Explorer, explore
 from nslab.explore.frames import Frame
-from nslab.explore.module import Module, module
-from nslab.explore.predict import predict
+from nslab.explore.modules import Module, module
+from nslab.explore.predictions import predict
 from nslab.explore.selfcheck import choice_check, numeric_check
 from nslab.explore.truthtable import truth_table
 from nslab.explore.values import publish

@@ -18,7 +18,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from nslab.explore.module import Module, module
+from nslab.explore.modules import Module, module
 
 __all__ = ["compute", "predict"]
 

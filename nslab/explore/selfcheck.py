@@ -6,7 +6,7 @@ held to the Python twins here by the parity test.
 
 from collections.abc import Sequence
 
-from nslab.explore.module import Module, module
+from nslab.explore.modules import Module, module
 from nslab.style import Number
 
 

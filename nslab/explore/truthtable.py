@@ -13,7 +13,7 @@ import torch
 
 from nslab import boolean
 from nslab.explore import formula as language
-from nslab.explore.module import Module, module
+from nslab.explore.modules import Module, module
 
 __all__ = ["PRESETS", "compute", "truth_table"]
 
@@ -106,7 +106,7 @@ def _numbers(f: torch.Tensor, n: int) -> dict:
 
 
 def truth_table(
-    n: int | None = 3,
+    n: int | None = None,
     *,
     formula: str = "maj(x1, x2, x3)",
     presets: Mapping[str, tuple[str, int | None]] = PRESETS,

@@ -60,6 +60,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("source-read", read_source)
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", docstrings.process, priority=100)  # before napoleon reads the sections
+    app.connect("autodoc-process-signature", docstrings.process_signature)
     app.connect("build-finished", head.write_notebooks)
     app.connect("build-finished", weigh_pages)
     app.add_directive("chapter-head", head.ChapterHead)

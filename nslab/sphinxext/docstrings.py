@@ -10,6 +10,7 @@ _HELD = re.compile(
     r"|\$\$(?P<display>[^$]+)\$\$|(?<![\\\w])\$(?! )(?P<math>[^$]+?)(?<! )\$(?!\w)"
     r"|(?<![\w*)])\*\*[A-Za-z][^*]*\*\*(?!\w)|(?<![\w*)])\*[A-Za-z][^*\s]*\*(?!\w)"  # bold, emphasis
 )
+_MODULES = re.compile(r"~?\b(?:[a-z_]\w*\.)+(?=[A-Za-z])|~")
 _DOCTEST = re.compile(r"((?:^ *>>> .*\n?(?:^ *\S.*\n?)*)+)", re.MULTILINE)
 
 
@@ -35,6 +36,13 @@ def process(app: Sphinx, what: str, name: str, obj: object, options: object, lin
     parts = _DOCTEST.split("\n".join(lines))
     text = "".join(part if k % 2 else "".join(_paragraphs(part)) for k, part in enumerate(parts))
     lines[:] = text.split("\n")
+
+
+def process_signature(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Autodoc's hook: types by their own names, as the source writes them."""
+    return tuple(text and _MODULES.sub("", text) for text in (signature, returns))
 
 
 def _paragraphs(text: str):

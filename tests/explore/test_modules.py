@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from nslab.explore.module import ASSETS, compare, module, parity
-from nslab.explore.predict import predict
+from nslab.explore.modules import ASSETS, compare, module, parity
+from nslab.explore.predictions import predict
 from nslab.explore.selfcheck import choice_check, numeric_check
 from nslab.explore.truthtable import truth_table
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from nslab.explore.predict import SAMPLES, compute, predict
+from nslab.explore.predictions import SAMPLES, compute, predict
 
 LAYERS = list(range(13))
 TRUTH = [1 - math.exp(-layer / 2) for layer in LAYERS]

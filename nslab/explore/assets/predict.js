@@ -1,5 +1,5 @@
 // Predict first: draw the curve you expect, by pointer, touch or keyboard; then reveal the true one and compare.
-// Nothing is stored or sent. Twin of `compute`: nslab/explore/predict.py.
+// Nothing is stored or sent. Twin of `compute`: nslab/explore/predictions.py.
 
 const SAMPLES = 61; // a drawing is 61 heights at equal steps of the x axis ...
 const KNOTS = 11; // ... and the keyboard moves every sixth of them

@@ -258,22 +258,25 @@ export function render({ el, state, compute }) {
     part.n.value = chosen.table ? result.n : chosen.n ?? "";
   }
 
+  let fixed = false; // whether the reader chose the number of bits
   part.preset.onchange = () => {
     const preset = state.presets[part.preset.value];
     if (!preset) return;
+    fixed = false;
     chosen = { n: preset.n, formula: preset.formula };
     part.formula.value = preset.formula;
     update();
   };
   part.n.onchange = () => {
     const n = Number(part.n.value) || null;
+    fixed = n !== null;
     if (!chosen.table) chosen = { n, formula: part.formula.value };
     else if (n) chosen = { table: Array.from({ length: 2 ** n }, (_, i) => result.table[i % result.table.length]) };
     update();
   };
   const typed = (forgive) => () => {
     part.preset.value = "";
-    if (chosen.table) part.n.value = ""; // the number of bits was the table's
+    if (!fixed) part.n.value = ""; // the number of bits was the table's or the preset's, not the reader's
     chosen = { n: Number(part.n.value) || null, formula: part.formula.value };
     update({ forgive });
   };
