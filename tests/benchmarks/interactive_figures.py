@@ -4,6 +4,7 @@ The book must have been built (`make book`) for the page's rows; the browser is 
 """
 
 import io
+import re
 import statistics
 import time
 
@@ -14,7 +15,8 @@ from nslab.explore.frames import draw_frame
 from nslab.style import RC
 from tests.benchmarks.harness import ROOT, Row, as_long, faster
 
-CHAPTERS = ("index", "ch01-sensitivity")
+PAGES = re.findall(r"(?:root|file): book/(\S+)", (ROOT / "_toc.yml").read_text())
+CHAPTERS = [name for name in PAGES if "@explore(" in (ROOT / f"book/{name}.md").read_text(encoding="utf-8")]
 FRAME_BUDGET = 0.060
 STEP_BUDGET = 0.016
 
