@@ -228,15 +228,15 @@ def bootstrap(
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
-    if values.ndim == 0 or len(values) == 0:
-        raise ValueError(f"values has shape {tuple(values.shape)}: give at least one row, shape (samples, ...)")
+    if values.ndim == 0 or values.numel() == 0:
+        raise ValueError(f"values has shape {tuple(values.shape)}: give at least one row of one, shape (samples, ...)")
     _check_level(level)
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}: give at least 1")
     rows = _double(values, "values")
 
     samples = len(rows)
-    chunk = max(1, 2**24 // rows.numel()) if rows.numel() else resamples  # at most 128 MB of float64 at a time
+    chunk = max(1, 2**24 // rows.numel())  # at most 128 MB of float64 at a time
     found = []
     for begin in range(0, resamples, chunk):
         size = min(chunk, resamples - begin)

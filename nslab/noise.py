@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
 
@@ -90,14 +90,17 @@ class Resample:
         if len(self.special) == self.vocabulary:
             raise ValueError(f"special holds all {self.vocabulary} ids: leave at least one token to draw")
 
-    def twin(self, x: Shaped[Tensor, "*batch"], generator: torch.Generator | None = None) -> Int[Tensor, "*batch"]:
+    def twin(self, x: Shaped[Tensor, "*batch"], generator: torch.Generator | None = None) -> Integer[Tensor, "*batch"]:
         """The correlated twin of token ids, of any shape; dtype and device are kept.
 
-        Errors: `ValueError` when x is not of an integer dtype or an id is outside the vocabulary.
+        Errors: `ValueError` when x is not of an integer dtype, its dtype is too small for the vocabulary, or an id is
+        outside the vocabulary.
         """
         if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
             raise ValueError(f"x has dtype {x.dtype}: token ids are integers")
-        outside = (x < 0) | (x >= self.vocabulary)
+        if torch.iinfo(x.dtype).max < self.vocabulary - 1:  # a fresh id would wrap around
+            raise ValueError(f"x has dtype {x.dtype}, too small for ids up to {self.vocabulary - 1}: use x.long()")
+        outside = (x.long() < 0) | (x.long() >= self.vocabulary)
         if bool(outside.any()):
             raise ValueError(f"x has token id {int(x[outside][0])}: ids run from 0 to {self.vocabulary - 1}")
         source = {"generator": generator, "device": x.device}
@@ -106,7 +109,7 @@ class Resample:
         for token in sorted(self.special):  # step over each special id, so the rest stay equally likely
             fresh += fresh >= token
             changed &= x != token
-        return torch.where(changed, fresh, x).to(x.dtype)
+        return torch.where(changed, fresh.to(x.dtype), x)
 
     def eigenvalue(self, degree: int | Shaped[Tensor, "..."]) -> float | Float[Tensor, "..."]:
         """Eigenvalue keep ** degree: what the noise leaves of the part of f that needs k tokens."""

@@ -43,8 +43,9 @@ def electoral_college() -> Electorate:
     The voters are the 50 states and the District of Columbia; the weights are their electors under the 2020 census.
 
     This is a model. Each state casts its electors as one block for its state-wide winner. In reality Maine and
-    Nebraska split theirs: two go to the state-wide winner and one to the winner of each congressional district. A tie
-    at 269 is a loss here for either side; in reality the House of Representatives decides.
+    Nebraska split theirs: two go to the state-wide winner and one to the winner of each congressional district. At 269
+    to 269 nobody wins: `boolean.threshold_influences` and its companions count that tie as a third value, 0, between
+    the two results. In reality the House of Representatives decides.
 
     Source: National Archives, Distribution of Electoral Votes, based on the 2020 census.
 

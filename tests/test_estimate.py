@@ -249,6 +249,7 @@ def test_bootstrap_in_chunks_equals_bootstrap_at_once():
     ("values", "arguments", "message"),
     [
         (torch.zeros(0), {}, "values has shape"),
+        (torch.zeros(3, 0), {}, r"values has shape \(3, 0\)"),
         (torch.tensor([1.0, math.nan]), {}, "values is not finite in row 1"),
         (torch.ones(3), {"level": 0.0}, "level is 0"),
         (torch.ones(3), {"resamples": 0}, "resamples is 0"),

@@ -145,6 +145,15 @@ def test_twins_keep_shape_dtype_and_device_and_repeat_with_a_seed(noise, dtype, 
     assert noise.twin(x[:0]).shape == (0, 4, 50)
 
 
+@pytest.mark.parametrize(("dtype", "vocabulary"), [(torch.uint8, 256), (torch.int8, 128), (torch.int16, 2**15)])
+def test_resample_fills_a_small_dtype_to_its_last_id(dtype, vocabulary):
+    x = torch.full((50 * vocabulary,), vocabulary - 1).to(dtype)
+    y = Resample(0.0, vocabulary).twin(x, generator(4))
+    assert y.dtype == dtype
+    assert y.long().min() == 0
+    assert y.long().max() == vocabulary - 1
+
+
 def test_the_paper_keeps_half_of_the_tokens_at_rho_zero():
     assert [paper_keep(rho) for rho in (-1, 0, 0.05, 0.25, 1)] == [0, 0.5, 0.525, 0.625, 1]
     assert Resample(paper_keep(0.25), 113).eigenvalue(1) != Flip(0.25).eigenvalue(1)
@@ -167,6 +176,10 @@ def test_the_paper_keeps_half_of_the_tokens_at_rho_zero():
         (lambda: Resample(0.5, 5).twin(torch.tensor([1, 7])), "token id 7"),
         (lambda: Resample(0.5, 5).twin(torch.tensor([-1])), "token id -1"),
         (lambda: Resample(0.5, 5).twin(torch.ones(2)), "token ids are integers"),
+        (
+            lambda: Resample(0.5, 257).twin(torch.ones(2, dtype=torch.uint8)),
+            r"uint8, too small for ids up to 256.*long",
+        ),
         (lambda: OrnsteinUhlenbeck(0.5).twin(torch.tensor([1, 2])), "needs a floating-point tensor"),
         (lambda: Flip(0.5).eigenvalue(-1), "degree is -1"),
         (lambda: Flip(0.5).eigenvalue(torch.tensor([0, -2])), "degree has -2"),

@@ -44,6 +44,11 @@ def sign_table_bits(f: Tensor, name: str = "f") -> int:
     return n
 
 
+def widened(f: Tensor) -> Tensor:
+    """`f`, in single precision if it is a half: squared coefficients of half tables lie below the smallest half."""
+    return f.float() if f.dtype in (torch.float16, torch.bfloat16) else f
+
+
 def as_correlation(rho: Scalar, like: Tensor, name: str = "rho") -> Tensor:
     """`rho` as a tensor of the dtype and device of `like`, refused outside [-1, 1]."""
     rho = torch.as_tensor(rho, dtype=like.dtype, device=like.device)
@@ -84,6 +89,14 @@ def coordinates(chosen: Sequence[int], n: int, name: str) -> tuple[int, ...]:
     if any(not 0 <= i < n for i in chosen) or len(set(chosen)) < len(chosen):
         raise ValueError(f"{name} = {chosen}: give distinct coordinates from 0 to n - 1 = {n - 1}")
     return chosen
+
+
+def finite(value: Tensor | float | int, name: str, meaning: str) -> None:
+    """Refuse NaN and infinity, in a number or anywhere in a tensor."""
+    value = torch.as_tensor(value, dtype=torch.float64)
+    wrong = ~torch.isfinite(value)
+    if bool(wrong.any()):
+        raise ValueError(f"{name} holds {value[wrong][0].item():g}, which is not finite: {meaning}")
 
 
 def positive(value: float | int, name: str, meaning: str) -> None:

@@ -8,10 +8,10 @@ chi_S(x_i) = (-1)**popcount(i & S), so the Walsh-Hadamard matrix is symmetric.
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from nslab.boolean.checks import coordinate_count
+from nslab.boolean.checks import coordinate_count, positive
 from nslab.protocols import evaluate
 
 
@@ -31,8 +31,10 @@ def points(
 
 
 def _points(index: Tensor, n: int, dtype: torch.dtype | None) -> Tensor:
-    digits = (index[:, None] >> torch.arange(n, device=index.device)) & 1  # (points, n)
-    return 1 - 2 * digits.to(dtype or torch.get_default_dtype())
+    x = torch.empty(len(index), n, dtype=dtype or torch.get_default_dtype(), device=index.device)
+    for j in range(n):  # one column at a time: the integer digits of all would take several times the result
+        x[:, j] = 1 - 2 * (index >> j & 1)
+    return x
 
 
 def popcounts(n: int, *, device: torch.device | str | None = None) -> Int[Tensor, " table"]:
@@ -54,25 +56,39 @@ def table(
     batch_size: int = 65536,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-) -> Float[Tensor, " table"]:
+) -> Shaped[Tensor, " table"]:
     """The truth table of a callable: its value at each of the 2**n points, in table order.
 
     Args:
         f: takes points (batch, n) with entries ±1 and returns values (batch,).
         n: number of coordinates, at most 24.
         batch_size: points handed to f at once.
-        dtype: of the points; the values keep the dtype that f gives them.
+        dtype: of the points; the values keep the dtype that f gives them, and its gradient.
         device: of the points.
 
     Raises:
-        ValueError: if n is too large (the message names the sampling functions), or f returns a wrong shape or
-            a value that is not finite.
+        ValueError: if n is too large (the message names the sampling functions), batch_size is not positive, or f
+            returns a wrong shape or a value that is not finite.
 
     >>> table(lambda x: x[:, 0] * x[:, 1], 2).tolist()
     [1.0, -1.0, -1.0, 1.0]
     """
+    positive(batch_size, "batch_size", "it is how many points f is handed at once")
     index = torch.arange(2 ** coordinate_count(n), device=device)
-    return torch.cat([evaluate(f, _points(batch, n, dtype)) for batch in index.split(batch_size)])
+    return torch.cat([number_a_row(f, _points(batch, n, dtype)) for batch in index.split(batch_size)])
+
+
+def number_a_row(f: Callable[[Tensor], Tensor], x: Float[Tensor, "batch n"]) -> Shaped[Tensor, " batch"]:
+    """`f(x)`, refused unless it is one finite real number a row."""
+    values = evaluate(f, x)
+    if values.shape != x.shape[:1]:
+        raise ValueError(
+            f"f returned shape {tuple(values.shape)} for points of shape {tuple(x.shape)}: one number a row is needed,"
+            " shape (batch,); select an output, for example lambda x: f(x)[:, 0]"
+        )
+    if values.is_complex():
+        raise ValueError(f"f returned dtype {values.dtype}: real numbers are needed; take lambda x: f(x).real")
+    return values
 
 
 def by_coordinate(f: Float[Tensor, "*batch table"], i: int) -> Float[Tensor, "*batch high two low"]:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TypedDict, Unpack
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
-from nslab.boolean.checks import coordinate_count, coordinates, positive, sign_table_bits, table_bits
+from nslab.boolean.checks import coordinate_count, coordinates, finite, positive, sign_table_bits, table_bits
 
 
 class Creation(TypedDict, total=False):
@@ -36,18 +36,23 @@ def parity(n: int, subset: Sequence[int] | None = None, **creation: Unpack[Creat
 
 
 def weighted_threshold(
-    weights: Float[Tensor, " n"] | Sequence[float | int], bias: float | int = 0, **creation: Unpack[Creation]
+    weights: Num[Tensor, " n"] | Sequence[float | int], bias: float | int = 0, **creation: Unpack[Creation]
 ) -> Float[Tensor, " table"]:
     """f(x) = sign(w · x - bias), a weighted vote; **a tie gives 0**, so f is ±1-valued only where no tie exists.
 
     The sum is formed in double precision: exact for integer weights. For integer weights and more than 24 voters see
     `threshold_influences` and its companions, which count instead of tabulating.
 
+    Raises:
+        ValueError: if there are more than 24 weights, or a weight or the bias is not finite.
+
     >>> weighted_threshold([1, 1], dtype=torch.float64).tolist()
     [1.0, 0.0, 0.0, -1.0]
     """
     weights = torch.as_tensor(weights, dtype=torch.float64, device=creation.get("device"))
     coordinate_count(len(weights), "the number of weights")
+    finite(weights, "weights", "give numbers of votes")
+    finite(bias, "bias", "it is the sum of votes to exceed")
     votes = weights.new_zeros(1)
     for weight in weights:
         votes = torch.cat([votes + weight, votes - weight])
@@ -83,10 +88,11 @@ def disjunction(n: int, **creation: Unpack[Creation]) -> Float[Tensor, " table"]
 def tribes(width: int, count: int, **creation: Unpack[Creation]) -> Float[Tensor, " table"]:
     """OR over `count` tribes of the AND over `width` consecutive members: -1 exactly when some tribe is all -1.
 
-    Every influence is 2**(1-width) (1 - 2**-width)**(count-1). Balanced for count near ln(2) 2**width, where the
-    influences, about 2 ln(n)/n, are the least possible up to a constant (Kahn, Kalai and Linial, 1988).
+    Every influence is 2**(1-width) (1 - 2**-width)**(count-1). Balanced for count near ln(2) 2**width, where each
+    influence is ln(n)/n (1 + o(1)) (Ben-Or and Linial, 1985); no balanced function has all of them smaller by more
+    than a constant factor (Kahn, Kalai and Linial, 1988).
 
-    Source: O'Donnell (2014), section 2.1. Some authors swap AND and OR, or list the number of tribes first.
+    Source: O'Donnell (2014), sections 2.1 and 4.2. Some authors swap AND and OR, or list the number of tribes first.
     """
     positive(width, "width", "give at least one member a tribe")
     positive(count, "count", "give at least one tribe")

@@ -75,6 +75,7 @@ def junta_distance(f: Float[Tensor, "..."], k: int) -> JuntaFit:
     return best_junta(f, _greedy_subset(f, n, k), exact=k == n)
 
 
+@torch.no_grad()
 def _best_subset(f: Tensor, n: int, k: int) -> tuple[int, ...]:
     """The J of size k with the largest sum |sum_{x outside J} f|.
 
@@ -113,6 +114,7 @@ def _best_subset(f: Tensor, n: int, k: int) -> tuple[int, ...]:
     return tuple(i for i in range(n) if best_mask >> i & 1)
 
 
+@torch.no_grad()
 def _greedy_subset(f: Tensor, n: int, k: int) -> tuple[int, ...]:
     """Add the coordinate that helps most, k times; equal help is decided by the larger influence."""
     influence = flip_influences(f.double())
@@ -161,15 +163,15 @@ def friedgut_bound(influence: float | int, eps: float | int) -> float:
         The bound, not rounded; infinity where it overflows. Below 1: f is eps-close to a constant.
 
     Raises:
-        ValueError: if `influence` is negative or `eps` not positive.
+        ValueError: if `influence` is negative or NaN, or `eps` not positive.
 
     Source: Friedgut (1998); the argument of O'Donnell (2014), section 9.6, whose constant in the exponent is left as
     O(I/eps); the constants here are the derivation above (which proves even a ninth of the bound).
     """
     positive(eps, "eps", "it is the allowed fraction of disagreement")
-    if influence < 0:
+    if not influence >= 0:  # NaN fails too
         raise ValueError(
-            f"influence = {influence} is negative: give the total influence, for example total_influence(f)"
+            f"influence = {influence} is negative or NaN: give the total influence, for example total_influence(f)"
         )
     if influence == 0:
         return 0.0

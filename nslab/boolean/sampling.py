@@ -2,7 +2,8 @@
 
 A callable takes points (batch, n) with entries ±1 and returns one real number a row. Give either `samples`, how many
 independent draws to average, or `stderr`, the standard error to reach. Randomness comes from `generator`, on the
-device of the points. A draw evaluates f more than once where stated.
+device of the points. A draw evaluates f more than once where stated. Values of any real dtype are combined in double
+precision (single on MPS), so that small integers cannot overflow.
 """
 
 from collections.abc import Callable
@@ -12,14 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nslab.boolean.checks import Scalar, as_correlation, coordinates, positive
+from nslab.boolean.checks import Scalar, as_correlation, coordinates, positive, widened
+from nslab.boolean.cube import number_a_row
 from nslab.estimate import Estimate, sample_mean
-from nslab.protocols import evaluate
 
 Function = Callable[[Tensor], Tensor]
 
 BATCH_NUMBERS = 2**22
-"""Coordinates drawn at once: 16 MiB in single precision, whatever n is."""
+"""Coordinates, or products where rho has more entries than x, drawn at once: 16 MiB in single precision."""
 
 
 class Sampling(TypedDict, total=False):
@@ -88,44 +89,44 @@ def sampled_stability(f: Function, n: int, rho: Scalar, **sampling: Unpack[Sampl
     Raises:
         ValueError: if rho is outside [-1, 1]; otherwise as `sampled_mean`.
     """
-    like = torch.empty((), dtype=sampling.get("dtype"), device=sampling.get("device"))
-    rho = as_correlation(rho, like)
+    rho = as_correlation(rho, torch.empty((), dtype=torch.float64))
+    shares = ((1 + rho) / 2).flatten().tolist()
 
     def products(x: Tensor, rand: Callable[[], Tensor]) -> Tensor:
         at_x, uniform = _values(f, x), rand()
-        found = [at_x * _values(f, torch.where(uniform < (1 + r) / 2, x, -x)) for r in rho.flatten()]
+        found = [at_x * _values(f, torch.where(uniform < share, x, -x)) for share in shares]
         return torch.stack(found, -1).reshape(len(x), *rho.shape) if found else x.new_zeros(len(x), *rho.shape)
 
-    return _average(products, n, sampling)
+    return _average(products, n, sampling, width=max(n, len(shares)))
 
 
-def _average(of: Callable[[Tensor, Callable[[], Tensor]], Tensor], n: int, sampling: Sampling) -> Estimate:
-    """Average `of(x, rand)` over uniform points x (k, n); rand() gives fresh uniform numbers of the same shape."""
+def _average(
+    of: Callable[[Tensor, Callable[[], Tensor]], Tensor], n: int, sampling: Sampling, width: int | None = None
+) -> Estimate:
+    """Average `of(x, rand)` over uniform points x (k, n); rand() gives fresh uniform numbers of the same shape.
+
+    The uniform numbers are never halves: 8 or 11 bits would move the correlation by more than the error. `width` is
+    how many numbers a draw holds, n unless given.
+    """
     positive(n, "n", "give at least one coordinate")
     where = {"generator": sampling.get("generator"), "device": sampling.get("device")}
     dtype = sampling.get("dtype") or torch.get_default_dtype()
 
     def draw(k: int) -> Tensor:
         x = 1 - 2 * torch.randint(2, (k, n), **where).to(dtype)
-        return of(x, lambda: torch.rand(k, n, dtype=dtype, **where))
+        return of(x, lambda: torch.rand(k, n, dtype=widened(x[:0]).dtype, **where))
 
     with torch.no_grad():
         return sample_mean(
             draw,
             samples=sampling.get("samples"),
             stderr=sampling.get("stderr"),
-            batch_size=max(1, min(65536, BATCH_NUMBERS // n)),
+            batch_size=max(1, min(65536, BATCH_NUMBERS // (width or n))),
         )
 
 
 def _values(f: Function, x: Tensor) -> Float[Tensor, " batch"]:
-    values = evaluate(f, x)
-    if values.shape != x.shape[:1]:
-        raise ValueError(
-            f"f returned shape {tuple(values.shape)} for points of shape {tuple(x.shape)}: one number a row is needed,"
-            " shape (batch,); select an output, for example lambda x: f(x)[:, 0]"
-        )
-    return values
+    return number_a_row(f, x).to(torch.float32 if x.device.type == "mps" else torch.float64)
 
 
 def _squared_derivatives(f: Function, x: Tensor, chosen: tuple[int, ...]) -> Float[Tensor, "batch chosen"]:

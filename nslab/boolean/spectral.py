@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nslab.boolean.checks import Scalar, as_correlation, sign_table_bits, table_bits
+from nslab.boolean.checks import Scalar, as_correlation, sign_table_bits, table_bits, widened
 from nslab.boolean.cube import by_coordinate, popcounts
 from nslab.boolean.transform import inverse_spectrum, spectrum
 
@@ -32,13 +32,15 @@ def level_weights(f: Float[Tensor, "*batch table"]) -> Float[Tensor, "*batch lev
     >>> level_weights(torch.tensor([1.0, 1.0, 1.0, -1.0])).tolist()
     [0.25, 0.5, 0.25]
     """
-    return sum_by_level(spectrum(f).square())
+    return sum_by_level(spectrum(widened(f)).square()).to(f.dtype)
 
 
 def sum_by_level(values: Float[Tensor, "*batch table"]) -> Float[Tensor, "*batch levels"]:
     """Sum values indexed by subsets over all subsets of one size: (*batch, 2**n) to (*batch, n + 1)."""
     n = table_bits(values, "values")
-    low = min(n, LOW_DIGITS)
+    if n <= LOW_DIGITS:
+        return values @ _indicator(n, values.dtype, values.device)
+    low = LOW_DIGITS
     by_low = values.unflatten(-1, (-1, 2**low)) @ _indicator(low, values.dtype, values.device)
     sums = _indicator(n - low, values.dtype, values.device).mT @ by_low  # (*batch, n - low + 1, low + 1)
     level = torch.arange(n - low + 1, device=values.device)[:, None] + torch.arange(low + 1, device=values.device)
@@ -49,7 +51,9 @@ def sum_by_level(values: Float[Tensor, "*batch table"]) -> Float[Tensor, "*batch
 def sum_by_member(values: Float[Tensor, "*batch table"]) -> Float[Tensor, "*batch n"]:
     """Sum values indexed by subsets over all subsets that contain i, for each i: (*batch, 2**n) to (*batch, n)."""
     n = table_bits(values, "values")
-    low = min(n, LOW_DIGITS)
+    if n <= LOW_DIGITS:
+        return values @ _members(n, values.dtype, values.device)
+    low = LOW_DIGITS
     grid = values.unflatten(-1, (-1, 2**low))  # (*batch, 2**(n-low), 2**low)
     members_low = grid.sum(-2) @ _members(low, values.dtype, values.device)
     members_high = grid.sum(-1) @ _members(n - low, values.dtype, values.device)
@@ -79,9 +83,9 @@ def degree(f: Float[Tensor, "*batch table"], tol: float = 1e-6) -> Int[Tensor, "
         f: a real truth table.
         tol: coefficients of at most this size count as zero, in units of the root mean square of f.
 
-    Source: O'Donnell (2014), section 1.2; there the zero function has no degree.
+    Source: O'Donnell (2014), exercise 1.10; there the zero function has no degree.
     """
-    coefficients = spectrum(f)
+    coefficients = spectrum(widened(f))
     scale = coefficients.square().sum(-1, keepdim=True).sqrt()
     counts = popcounts(table_bits(f), device=f.device)
     return torch.where(coefficients.abs() > tol * scale, counts, 0).amax(-1)
@@ -101,7 +105,7 @@ def influences(f: Float[Tensor, "*batch table"]) -> Float[Tensor, "*batch n"]:
     >>> influences(torch.tensor([1.0, 1.0, 1.0, -1.0])).tolist()
     [0.5, 0.5]
     """
-    return sum_by_member(spectrum(f).square())
+    return sum_by_member(spectrum(widened(f)).square()).to(f.dtype)
 
 
 def flip_influences(f: Float[Tensor, "*batch table"]) -> Float[Tensor, "*batch n"]:
@@ -123,7 +127,7 @@ def total_influence(f: Float[Tensor, "*batch table"]) -> Float[Tensor, "*batch"]
 
     Source: O'Donnell (2014), section 2.3.
     """
-    return influences(f).sum(-1)
+    return influences(widened(f)).sum(-1).to(f.dtype)
 
 
 def sensitivity(f: Float[Tensor, "*batch table"]) -> Float[Tensor, "*batch table"]:
@@ -164,10 +168,11 @@ def noise_operator(f: Float[Tensor, "*batch table"], rho: Scalar) -> Float[Tenso
     Source: O'Donnell (2014), section 2.4.
     """
     n = table_bits(f)
-    rho = as_correlation(rho, f)
-    damping = _powers(rho, n)[popcounts(n, device=f.device)]  # (2**n, rhos)
-    damped = spectrum(f)[..., None, :] * damping.mT  # (*batch, rhos, 2**n)
-    return inverse_spectrum(damped).movedim(-2, -1).reshape(*f.shape, *rho.shape)
+    wide = widened(f)
+    rho = as_correlation(rho, wide)
+    damping = _powers(rho, n).mT[:, popcounts(n, device=f.device)]  # (rhos, 2**n)
+    damped = spectrum(wide)[..., None, :] * damping  # (*batch, rhos, 2**n)
+    return inverse_spectrum(damped).to(f.dtype).movedim(-2, -1).reshape(*f.shape, *rho.shape)
 
 
 def stability(f: Float[Tensor, "*batch table"], rho: Scalar) -> Float[Tensor, "..."]:
@@ -192,7 +197,8 @@ def stability(f: Float[Tensor, "*batch table"], rho: Scalar) -> Float[Tensor, ".
     >>> stability(majority_of_3, 0.5).item()
     0.40625
     """
-    return damp(level_weights(f), as_correlation(rho, f))
+    wide = widened(f)
+    return damp(level_weights(wide), as_correlation(rho, wide)).to(f.dtype)
 
 
 def damp(weights: Float[Tensor, "*batch levels"], rho: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -14,13 +14,15 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from nslab.boolean.checks import Scalar, as_correlation
+from nslab.boolean.checks import Scalar, as_correlation, finite
 
 Weights = Num[Tensor, "..."] | Sequence[int]
 """One vector of n whole numbers."""
 
 MAX_CELLS = 2**26
-"""Most numbers held at once (512 MiB): n * T for influences, T**2 / 2 for stability."""
+"""Most cells of a count: T for a distribution, n * T for influences (held at once, 512 MiB), T**2 / 2 for stability."""
+BLOCK_CELLS = 2**18
+"""Cells of the stability sum worked on at once: 2 MiB for the kernel and 4 MiB for each different weight."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,14 @@ def threshold_distribution(weights: Weights) -> tuple[Int[Tensor, " sums"], Floa
         weights: integers, any number of them, any sign.
 
     Raises:
-        ValueError: if a weight is no integer.
+        ValueError: if a weight is no integer, or T exceeds 2**26.
 
     >>> sums, probabilities = threshold_distribution([1, 1])
     >>> sums.tolist(), probabilities.tolist()
     ([-2, 0, 2], [0.25, 0.5, 0.25])
     """
     sizes = _sizes(weights)
+    _affordable(sum(sizes), f"T = {sum(sizes)}, the sum of |weights|,", "threshold_distribution")
     pmf = torch.ones(1, dtype=torch.float64)
     for size in sizes:
         pmf = _add_voter(pmf, size)
@@ -56,6 +59,8 @@ def threshold_distribution(weights: Weights) -> tuple[Int[Tensor, " sums"], Floa
 def threshold_outcomes(weights: Weights, bias: float | int = 0) -> Outcomes:
     """P(w · x > bias), P(w · x = bias) and P(w · x < bias) for uniform x."""
     sums, pmf = threshold_distribution(weights)
+    bias = _reachable(bias, int(sums[-1]))
+    sums = sums.double()  # integers would meet a fractional bias in single precision
     return Outcomes(*(pmf[chosen].sum().item() for chosen in (sums > bias, sums == bias, sums < bias)))
 
 
@@ -103,20 +108,23 @@ def threshold_stability(weights: Weights, rho: Scalar, bias: float | int = 0) ->
 
     Args:
         weights: integers, any number of them, with T = sum |w_i| up to about 11,000.
-        rho: correlations in [-1, 1], a number or a tensor (*rho); differentiable.
+        rho: correlations in [-1, 1], a number or a tensor (*rho); differentiable, at the price of holding
+            T**2 / 2 numbers for each rho and different weight.
         bias: the threshold.
 
     Returns:
         float64, (*rho). At rho = 1 the probability of no tie, at rho = 0 the squared mean.
 
     Raises:
-        ValueError: if rho is outside [-1, 1], a weight is no integer, or T**2 / 2 exceeds 2**26.
+        ValueError: if rho is outside [-1, 1], a weight is no integer, the bias not finite, or T**2 / 2 exceeds
+            2**26.
 
     >>> round(threshold_stability([1, 1, 1], 0.5).item(), 12)
     0.40625
     """
     sizes = _sizes(weights)
     modulus = sum(sizes) + 1
+    bias = _reachable(bias, modulus - 1)
     rho = as_correlation(rho, torch.empty((), dtype=torch.float64))
     _affordable(modulus**2 // 2, f"T = {modulus - 1}, the sum of |weights|,", "threshold_stability")
 
@@ -127,16 +135,18 @@ def threshold_stability(weights: Weights, rho: Scalar, bias: float | int = 0) ->
     twice[0] = 1
     if modulus % 2 == 0:
         twice[-1] = 1
-    kernel = (twice * transform[:rows])[:, None] * transform  # (rows, modulus)
-    kernel = kernel.real / modulus**2
-
-    factors = []
+    waves = []
     for size in sorted(set(sizes)):
         angle = (torch.arange(modulus) * size % (2 * modulus)).double() * (math.pi / modulus)  # reduced exactly first
-        cosine, sine = angle.cos(), angle.sin()
-        factors.append((cosine[:rows, None] * cosine, sine[:rows, None] * sine, sizes.count(size)))
-    values = [_characteristic_sum(kernel, factors, r) for r in rho.flatten()]
-    return torch.stack(values).reshape(rho.shape) if values else rho.clone()
+        waves.append((angle.cos(), angle.sin(), sizes.count(size)))
+
+    values = torch.zeros(rho.numel(), dtype=torch.float64)
+    for block in torch.arange(rows).split(max(1, BLOCK_CELLS // modulus)):
+        kernel = ((twice * transform[:rows])[block, None] * transform).real / modulus**2  # (block, modulus)
+        factors = [(cos[block, None] * cos, sin[block, None] * sin, count) for cos, sin, count in waves]
+        sums = [_characteristic_sum(kernel, factors, r) for r in rho.flatten()]
+        values = values + torch.stack(sums) if sums else values
+    return values.reshape(rho.shape)
 
 
 def _characteristic_sum(kernel: Tensor, factors: list[tuple[Tensor, Tensor, int]], rho: Tensor) -> Tensor:
@@ -168,7 +178,7 @@ def _pivots(weights: Weights, bias: float | int) -> tuple[Tensor, Tensor]:
     after = [torch.ones(1, dtype=torch.float64)]
     for size in reversed(sizes):
         after.append(_add_voter(after[-1], size))
-    cut = (total - bias) / 2
+    cut = (total - _reachable(bias, total)) / 2
     below, above = math.ceil(cut) - 1, math.floor(cut)  # the last integer < cut, and the last <= cut
 
     decided, grazed = torch.zeros(2, len(sizes), dtype=torch.float64)
@@ -202,6 +212,7 @@ def _sizes(weights: Weights) -> list[int]:
     weights = torch.as_tensor(weights)
     if weights.ndim != 1:
         raise ValueError(f"weights has shape {tuple(weights.shape)}: give one vector of n integers")
+    finite(weights, "weights", "give whole numbers of votes")
     if weights.is_floating_point() and not bool((weights == weights.round()).all()):
         value = weights[weights != weights.round()][0].item()
         raise ValueError(
@@ -211,9 +222,15 @@ def _sizes(weights: Weights) -> list[int]:
     return [abs(int(weight)) for weight in weights.tolist()]
 
 
+def _reachable(bias: float | int, total: int) -> float | int:
+    """The bias, refused unless finite; beyond ±T all decide alike, and numbers of any size become small ones."""
+    finite(bias, "bias", "it is the sum of votes to exceed")
+    return min(max(bias, -total - 2), total + 2)
+
+
 def _affordable(cells: int, what: str, function: str) -> None:
     if cells > MAX_CELLS:
         raise ValueError(
-            f"weights: {what} makes {function} hold {cells:.2g} numbers, more than {MAX_CELLS:.2g}: divide the weights"
+            f"weights: {what} makes {function} count {cells:.2g} cells, more than {MAX_CELLS:.2g}: divide the weights"
             " by a common factor, round them, or use the sampling functions"
         )

@@ -45,7 +45,7 @@ def wht(x: Float[Tensor, "..."], dim: int = -1) -> Float[Tensor, "..."]:
     Raises:
         ValueError: if the axis has no power of two as length, or the dtype is not floating point.
 
-    Source: O'Donnell, Analysis of Boolean Functions (2014), section 1.2. Our convention: natural
+    Source: O'Donnell, Analysis of Boolean Functions (2014), section 1.2 and exercise 1.12. Our convention: natural
     (Hadamard) order, no factor; `spectrum` divides by 2**n. Others divide by 2**(n/2) or order by sequency.
 
     >>> wht(torch.tensor([1.0, 1.0, 1.0, -1.0])).tolist()
@@ -114,7 +114,7 @@ def _hadamard(digits: int, dtype: torch.dtype, device: torch.device, scale: floa
         return matrix  # (2**digits, 2**digits)
 
 
-def _groups(digits: int) -> list[int]:
+def digit_groups(digits: int) -> list[int]:
     """Cut a number of digits into nearly equal groups of at most GROUP, larger ones first."""
     if digits <= SINGLE:
         return [digits] if digits else []
@@ -169,7 +169,7 @@ def _multiply(source: Tensor, out: Tensor, digits: int, below: int, scale: float
 
 def _low_digits(source: Tensor, out: Tensor, digits: int, scratch: Tensor, scale: float) -> None:
     """Transform the lowest digits of a chunk, from source over two scratch buffers into out (which may be source)."""
-    groups, below = _groups(digits), 0
+    groups, below = digit_groups(digits), 0
     for step, group in enumerate(groups):
         target = out if step == len(groups) - 1 else scratch[step % 2]
         _multiply(source, target, group, below, scale if step == 0 else 1.0)
@@ -179,7 +179,7 @@ def _low_digits(source: Tensor, out: Tensor, digits: int, scratch: Tensor, scale
 def _high_digits(source: Tensor, out: Tensor, n: int, low: int, scratch: Tensor) -> None:
     """Transform digits `low` to n - 1 of one table: one pass from source to out, further ones in place by columns."""
     below = n
-    for step, group in enumerate(_groups(n - low)):
+    for step, group in enumerate(digit_groups(n - low)):
         below -= group
         if step == 0:
             _multiply(source, out, group, below)

@@ -1,5 +1,7 @@
 """Every refusal names the argument, its value and the remedy."""
 
+import math
+
 import pytest
 import torch
 
@@ -62,6 +64,21 @@ CASES = [
     (lambda: bf.sampled_mean(lambda x: x, 3, samples=10), r"f returned shape \(10, 3\).*select an output"),
     (lambda: bf.sampled_influences(first, 3, [3], samples=10), r"relevant = \(3,\)"),
     (lambda: bf.sampled_stability(first, 3, 1.1, samples=10), r"rho = 1.1"),
+    (lambda: bf.sampled_stability(first, 3, 0.5, samples=1), r"samples is 1: .*at least 2"),
+    (lambda: bf.sampled_influences(lambda x: x[1:, 0], 3, samples=10), r"f returned shape \(9,\) for 10 inputs"),
+    (lambda: bf.sampled_total_influence(lambda x: x[:, 0] * math.nan, 3, samples=10), r"f returned NaN or infinity"),
+    (lambda: bf.sampled_mean(lambda x: x[:, 0] * 1j, 3, samples=10), r"f returned dtype torch.complex64.*\.real"),
+    (lambda: bf.table(lambda x: x, 3), r"f returned shape \(8, 3\).*select an output"),
+    (lambda: bf.table(first, 3, batch_size=0), r"batch_size = 0 must be positive"),
+    (lambda: bf.biased_stability(F, 1.1, 0.3), r"rho = 1.1 is outside"),
+    (lambda: bf.friedgut_bound(math.nan, 0.1), r"influence = nan"),
+    (lambda: bf.weighted_threshold([1.0, math.inf]), r"weights holds inf, which is not finite"),
+    (lambda: bf.weighted_threshold([1, 1], math.nan), r"bias holds nan, which is not finite.*votes to exceed"),
+    (lambda: bf.threshold_influences(torch.tensor([1.0, math.inf])), r"weights holds inf"),
+    (lambda: bf.threshold_influences([1, 1], math.inf), r"bias holds inf"),
+    (lambda: bf.threshold_outcomes([1, 1], math.nan), r"bias holds nan"),
+    (lambda: bf.threshold_stability([1, 1], 0.5, math.nan), r"bias holds nan"),
+    (lambda: bf.threshold_outcomes([10**10]), r"T = 10000000000.*divide the weights"),
 ]
 
 

@@ -18,7 +18,7 @@ def phi(x, p, subset):
     return math.prod((x[i] - 1 + 2 * p[i]) / (2 * math.sqrt(p[i] * (1 - p[i]))) for i in subset)
 
 
-@pytest.mark.parametrize("n", [1, 3, 7])
+@pytest.mark.parametrize("n", [0, 1, 3, 7])
 def test_coefficients_follow_the_definition(n, all_points, close):
     """fhat_p(S) = E_p[f phi_S] with one p a coordinate; Parseval and level weights follow."""
     f = torch.randn(2**n, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
@@ -49,7 +49,7 @@ def test_influence_is_the_biased_mean_variance(zoo, all_points, close):
         assert close(bf.biased_influences(f, P[:n]), expected)
 
 
-@pytest.mark.parametrize("rho", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("rho", [-3 / 7, -0.2, 0.0, 0.4, 1.0])
 def test_stability_is_the_correlation_over_all_pairs(zoo, slow_stability, close, rho):
     for name in ("majority", "and", "or", "weighted"):
         assert close(bf.biased_stability(zoo[name], rho, 0.3), slow_stability(zoo[name], rho, 0.3))
@@ -83,6 +83,11 @@ def test_gradients_in_the_table_and_in_p():
     p = P[:6].clone().requires_grad_()
     for function in (bf.biased_mean, bf.biased_influences, bf.biased_level_weights):
         assert torch.autograd.gradcheck(function, (f, p))
+    rho = torch.tensor([-0.1, 0.0, 0.6], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(bf.biased_stability, (f[:, :8].detach(), rho, p[:3].detach().requires_grad_()))
+    slope = torch.func.grad(lambda rho: bf.biased_stability(f[0].detach(), rho, p.detach()))(rho[0].detach())
+    (expected,) = torch.autograd.grad(bf.biased_stability(f[0], rho, p)[0], rho)
+    assert torch.equal(slope, expected[0])
 
 
 def test_batches_lead(close):
@@ -91,3 +96,16 @@ def test_batches_lead(close):
     assert bf.biased_stability(f, rho, 0.3).shape == (3, 2, 1, 3)
     assert close(bf.biased_influences(f, 0.3)[2, 1], bf.biased_influences(f[2, 1], 0.3))
     assert close(bf.biased_mean(f, 0.3)[1, 0], bf.biased_mean(f[1, 0], 0.3))
+
+
+@pytest.mark.parametrize("n", [10, 12])
+def test_large_tables_agree_with_the_fold(n, close):
+    """Index 0 is E_p[f], index 2**i is E_p[f phi_i], and Parseval: all from `biased_mean`, which folds the table."""
+    f = torch.randn(2, 3, 2**n, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+    p = torch.linspace(0.1, 0.8, n, dtype=torch.float64)
+    found = bf.biased_spectrum(f, p)
+    assert close(found[..., 0], bf.biased_mean(f, p))
+    assert close(found.square().sum(-1), bf.biased_mean(f.square(), p))
+    for i in (0, 4, 5, n - 1):
+        phi = (bf.dictator(n, i, dtype=torch.float64) - 1 + 2 * p[i]) / (2 * (p[i] * (1 - p[i])).sqrt())
+        assert close(found[..., 2**i], bf.biased_mean(f * phi, p))

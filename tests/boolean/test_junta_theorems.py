@@ -35,7 +35,7 @@ def test_distance_is_the_minimum_over_all_juntas(zoo, close):
             assert not bf.influences(fit.table)[others].any(), "the fitted table reads its coordinates only"
 
 
-def test_a_hidden_junta_is_found(seeded):
+def test_a_hidden_junta_is_found():
     core = bf.parity(4)
     fit = bf.junta_distance(bf.junta(16, [2, 7, 11, 13], core), 4)
     assert fit.coordinates == (2, 7, 11, 13)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nslab import boolean as bf
+from nslab.boolean import spectral, transform
 
 
 def slow_coefficient(values, points, subset):
@@ -138,7 +139,7 @@ def test_batches_lead_and_rho_comes_last(seeded, close):
         assert close(result[1, 2], function(f[1, 2])), "a batch is the stack of its members"
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 8, 11])
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 8, 11])
 def test_sums_over_levels_and_members_at_every_split(n, close):
     f = torch.randn(2**n, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
     squares, counts = bf.spectrum(f).square(), bf.popcounts(n)
@@ -152,3 +153,67 @@ def test_dtype_and_device_are_kept():
         f = bf.majority(3, dtype=dtype)
         for result in (bf.spectrum(f), bf.stability(f, torch.linspace(0, 1, 3)), bf.influences(f), bf.sensitivity(f)):
             assert result.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_lose_digits_but_no_small_coefficients(seeded, close, dtype):
+    """f = ±1/64: its squared coefficients, about 1e-8, are below the smallest half, their sums are not."""
+    f = bf.random(14, 2, generator=seeded(), dtype=torch.float64) / 64
+    half, rho = f.to(dtype), torch.tensor([0.3, 0.9], dtype=torch.float64)
+    for function in (
+        bf.level_weights,
+        bf.influences,
+        bf.total_influence,
+        lambda f: bf.stability(f, rho),
+        lambda f: bf.biased_level_weights(f, 0.3),
+        lambda f: bf.biased_influences(f, 0.3),
+        lambda f: bf.biased_stability(f, rho, 0.3),
+        lambda f: bf.noise_operator(f, 0.9),
+    ):
+        found, expected = function(half), function(f)
+        assert found.dtype == dtype
+        assert close(found / expected.max(), expected / expected.max(), dtype)
+    assert bf.degree(half).tolist() == [14, 14]
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 9])
+def test_empty_batches_keep_their_shape(n):
+    f, rho = torch.zeros(2, 0, 2**n), torch.tensor([0.1, 0.5, 0.9])
+    for function, shape in {
+        bf.level_weights: (n + 1,),
+        bf.influences: (n,),
+        bf.flip_influences: (n,),
+        bf.total_influence: (),
+        bf.max_sensitivity: (),
+        bf.degree: (),
+        lambda f: bf.stability(f, rho): (3,),
+        lambda f: bf.noise_operator(f, rho): (2**n, 3),
+        lambda f: bf.biased_spectrum(f, 0.3): (2**n,),
+        lambda f: bf.biased_influences(f, 0.3): (n,),
+        lambda f: bf.biased_stability(f, rho, 0.3): (3,),
+        lambda f: bf.biased_mean(f, 0.3): (),
+    }.items():
+        assert function(f).shape == (2, 0, *shape)
+    assert bf.stability(torch.ones(4, 2**n), torch.zeros(0)).shape == (4, 0)
+
+
+def test_function_transforms_and_inference_mode_leave_no_trace(close):
+    """The small matrices are kept from call to call: whoever asks first, everybody after must be able to use them."""
+    f = torch.randn(3, 2**9, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    expected = [(f.unflatten(-1, (-1, 2, 2**i)).diff(dim=-2) / 2).square().sum((-3, -2, -1)) / 2**8 for i in range(9)]
+    gradients = []
+    for first in ("inference", "grad", "vmap"):
+        spectral._members.cache_clear()
+        transform._hadamard.cache_clear()
+        if first == "inference":
+            with torch.inference_mode():
+                assert close(bf.influences(f), torch.stack(expected, -1))
+        elif first == "grad":
+            torch.func.grad(lambda f: bf.total_influence(f).sum())(f)
+        else:
+            gradients.append(torch.func.vmap(torch.func.grad(bf.total_influence))(f))
+        leaf = f.clone().requires_grad_()
+        assert close(bf.influences(leaf).detach(), torch.stack(expected, -1))
+        bf.total_influence(leaf).sum().backward()
+        gradients.append(leaf.grad)
+    assert all(close(gradient, gradients[0]) for gradient in gradients)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nslab import boolean as bf
+from nslab.boolean import thresholds
 from nslab.tasks import electoral_college
 
 
@@ -125,3 +126,32 @@ def test_influences_order_like_weights():
     found = bf.threshold_influences(weights).tolist()
     pairs = itertools.pairwise(sorted(zip(weights, found, strict=True)))
     assert all(b >= a - 1e-12 for (_, a), (_, b) in pairs)
+
+
+def test_a_fractional_bias_is_no_tie_however_close():
+    """Nor is a sum that single precision cannot tell from the bias."""
+    assert bf.threshold_outcomes([1, 1], 2 + 1e-9) == bf.Outcomes(0.0, 0.0, 1.0)
+    assert bf.threshold_outcomes([1, 1], 2 - 1e-9) == bf.Outcomes(0.25, 0.0, 0.75)
+    assert bf.threshold_outcomes([2**23, 2**23, 1], 2.0**24) == bf.Outcomes(0.125, 0.0, 0.875)
+    assert bf.threshold_outcomes([2**23, 2**23, 1], 2**24 + 1) == bf.Outcomes(0.0, 0.125, 0.875)
+
+
+@pytest.mark.parametrize("bias", [5, -5, 10**30, -1e30])
+def test_a_bias_out_of_reach_makes_a_constant(bias):
+    assert bf.threshold_influences([1, 2, 1], bias).tolist() == [0, 0, 0]
+    assert bf.threshold_outcomes([1, 2, 1], bias) == bf.Outcomes(float(bias < 0), 0.0, float(bias > 0))
+    assert bf.threshold_stability([1, 2, 1], 0.3, bias).item() == pytest.approx(1)
+
+
+def test_the_size_of_a_block_changes_nothing(monkeypatch, close):
+    weights, rho = [5, 3, 3, 2, 1], torch.tensor([-0.5, 0.4], dtype=torch.float64)
+    f = bf.weighted_threshold(weights, 1, dtype=torch.float64)
+    for cells in (1, 40, 10**6):
+        monkeypatch.setattr(thresholds, "BLOCK_CELLS", cells)
+        leaf = rho.clone().requires_grad_()
+        found = bf.threshold_stability(weights, leaf, 1)
+        assert close(found.detach(), bf.stability(f, rho), "counting")
+        (slope,) = torch.autograd.grad(found.sum(), leaf)
+        k = torch.arange(1, 6)
+        assert close(slope, (k * rho[:, None] ** (k - 1) * bf.level_weights(f)[1:]).sum(-1), "derivative")
+    assert bf.threshold_stability(weights, torch.zeros(2, 0)).shape == (2, 0)

@@ -5,6 +5,7 @@ import torch
 from scipy.linalg import hadamard
 
 from nslab.boolean import inverse_spectrum, spectrum, transform, wht
+from nslab.boolean.checks import table_bits
 
 
 def slow(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
@@ -118,9 +119,16 @@ def test_refuses_lengths_that_are_no_power_of_two(shape):
         wht(torch.zeros(shape))
 
 
-def test_refuses_integers_and_scalars():
+def test_refuses_scalars():
     with pytest.raises(ValueError, match=r"x has shape \(\)"):
         wht(torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_refuses_tables_that_are_not_of_real_floating_point_numbers(dtype):
+    """The check itself: with annotations checked, as in these tests, no such table reaches it through `wht`."""
+    with pytest.raises(ValueError, match=rf"x has dtype {dtype}.*x.double\(\)"):
+        table_bits(torch.ones(8, dtype=dtype), "x")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
