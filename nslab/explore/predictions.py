@@ -124,7 +124,8 @@ def predict(
         room = (high - low) / 8 or 1.0
         limits = (low - room, high + room)
     low_limit, high_limit = _floats("limits", limits)
-    if not low_limit <= low <= high <= high_limit or low_limit == high_limit:
+    rounding = 1e-9 * (high - low)
+    if not low_limit - rounding <= low <= high <= high_limit + rounding or low_limit == high_limit:
         raise ValueError(f"limits={limits} do not hold the curves, which span {low:.4g} to {high:.4g}: widen them.")
     state = {
         "x": xs,
