@@ -1,11 +1,14 @@
 """Shared by all tests: a device, a browser, and the rule that every skip has a listed reason."""
 
+import os
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from nslab.cli import find_browser
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the book: the same bits on any number of cores
 
 HERE = Path(__file__).parent
 ALLOWED = {entry["reason"] for entry in tomllib.loads((HERE / "skips.toml").read_text())["skip"]}

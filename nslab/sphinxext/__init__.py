@@ -12,7 +12,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 from nslab import __version__
-from nslab.sphinxext import cache, docstrings, head, values
+from nslab.sphinxext import cache, claims, docstrings, head, values
 
 logger = logging.getLogger(__name__)
 ASSETS = Path(__file__).parents[1] / "explore" / "assets"
@@ -22,6 +22,8 @@ MAX_PAGE_BYTES = 2_000_000
 def configure(app: Sphinx, config: Config) -> None:
     """Tell kernels that no kernel will be there later, and serve scripts, styles and MathJax from the book itself."""
     os.environ["NSLAB_STATIC"] = "1"
+    # One thread: the same bits on any number of cores, and no cores spinning against each other on a busy machine.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["IPYTHONDIR"] = str(head.kernel_profile(Path(app.srcdir) / "_build"))
     config.html_static_path.append(str(ASSETS))
     if (Path(app.srcdir) / "book/_static/vendor/mathjax/tex-chtml.js").exists():
@@ -65,6 +67,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("build-finished", weigh_pages)
     app.add_directive("chapter-head", head.ChapterHead)
     app.add_role("val", values.ValueRole())
+    claims.setup(app)
     app.add_css_file("explore.css")
     app.add_js_file("explore.js", loading_method="defer")
     return {"version": __version__, "parallel_read_safe": False, "parallel_write_safe": True}

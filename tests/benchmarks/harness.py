@@ -36,7 +36,8 @@ class Row:
         peer_seconds: median CPU seconds of the peer.
         ratio: see `unit`.
         target: what the ratio should reach (at least, or at most: see `unit`); None if nothing was promised.
-        unit: "times faster" (ratio = peer / ours, at least the target) or "times as long" (ours / peer, at most).
+        unit: "times faster" (ratio = peer / ours, at least the target), "times as long" (ours / peer, at most), or
+            "of naive's error" (standard error of ours / of the peer, at most; the seconds are for information).
         note: what a reader must know to judge the comparison.
     """
 
