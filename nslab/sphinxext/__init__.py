@@ -28,6 +28,8 @@ def configure(app: Sphinx, config: Config) -> None:
     config.html_static_path.append(str(ASSETS))
     if (Path(app.srcdir) / "book/_static/vendor/mathjax/tex-chtml.js").exists():
         config.mathjax_path = "vendor/mathjax/tex-chtml.js"
+    # MathJax's menu would make every formula a tab stop; the hidden MathML for screen readers stays.
+    config.mathjax3_config = {"options": {"enableMenu": False}}
 
 
 def weigh_pages(app: Sphinx, exception: Exception | None) -> None:
@@ -46,8 +48,14 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
         return
     key = cache.chapter_key(text, Path(app.srcdir))
     cache.remember(app.env, docname, key)
-    os.environ["NSLAB_USAGE"] = str(head.usage_path(app.srcdir, docname, key))
+    os.environ["NSLAB_USAGE"] = str(cache.usage_path(app.srcdir, docname, key))
     source[0] = cache.with_key(text, key)
+
+
+def name_folds(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object) -> None:
+    """A fold is announced by what it says ("Show the source"), not by a label that hides it."""
+    if "body" in context:
+        context["body"] = context["body"].replace('<summary aria-label="Toggle hidden content">', "<summary>")
 
 
 def outdated(app: Sphinx, env: BuildEnvironment, added: set, changed: set, removed: set) -> list[str]:
@@ -63,6 +71,7 @@ def setup(app: Sphinx) -> dict:
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", docstrings.process, priority=100)  # before napoleon reads the sections
     app.connect("autodoc-process-signature", docstrings.process_signature)
+    app.connect("html-page-context", name_folds)
     app.connect("build-finished", head.write_notebooks)
     app.connect("build-finished", weigh_pages)
     app.add_directive("chapter-head", head.ChapterHead)

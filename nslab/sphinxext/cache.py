@@ -77,6 +77,13 @@ def chapter_key(text: str, root: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def usage_path(root: Path | str, docname: str, key: str) -> Path:
+    """Where the kernel of a chapter, executed under ``key``, says what it used."""
+    folder = Path(root) / "_build" / ".jupyter_cache" / "usage"  # beside the outputs that it belongs to
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{Path(docname).name}-{key}.json"
+
+
 def with_key(text: str, key: str) -> str:
     """The chapter with its key written into the kernelspec."""
     return _KERNELSPEC.sub(f"kernelspec:\n  nslab_key: {key}\n", text, count=1)
@@ -94,6 +101,8 @@ def outdated(env: BuildEnvironment, root: Path) -> list[str]:
     stale = []
     for docname, key in getattr(env, "nslab_keys", {}).items():
         path = Path(env.doc2path(docname))
-        if path.exists() and chapter_key(path.read_text(encoding="utf-8"), root) != key:
+        if not path.exists():
+            continue
+        if chapter_key(path.read_text(encoding="utf-8"), root) != key or not usage_path(root, docname, key).exists():
             stale.append(docname)
     return stale

@@ -9,6 +9,8 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from nslab.sphinxext.cache import usage_path
+
 MAX_CPU_SECONDS = 15
 
 _STARTUP = '''\
@@ -34,13 +36,6 @@ def kernel_profile(build: Path) -> Path:
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
     return build / "ipython"
-
-
-def usage_path(root: Path | str, docname: str, key: str) -> Path:
-    """Where the kernel of a chapter, executed under ``key``, says what it used."""
-    folder = Path(root) / "_build" / "usage"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{Path(docname).name}-{key}.json"
 
 
 def _minutes(text: str) -> int:

@@ -34,7 +34,7 @@ def test_myst_is_canonical(path):
 def test_a_chapter_keeps_its_budget(book, path):
     text = path.read_text(encoding="utf-8")
     key = cache.chapter_key(text, ROOT)
-    used = json.loads(head.usage_path(ROOT, f"book/{path.stem}", key).read_text())
+    used = json.loads(cache.usage_path(ROOT, f"book/{path.stem}", key).read_text())
     assert 0 < used["cpu_seconds"] <= head.MAX_CPU_SECONDS
     assert used["peak_bytes"] > 1e7
 

@@ -30,7 +30,7 @@ def test_majority_is_fragile_only_beside_the_tie(names):
 
 
 def test_the_bars_are_the_shares_of_the_levels(names):
-    bars = names["sensitive_points"].data(family="dictator", n=5)["share of all points (scaled)"]
+    bars = names["sensitive_points"].data(family="dictator", n=5)["share of all points (height n = all)"]
     np.testing.assert_allclose(bars / 5, [math.comb(5, k) / 32 for k in range(6)])
 
 
@@ -74,7 +74,7 @@ def test_more_sensitive_functions_forget_faster(names):
 
 def test_depth_forgets_however_small_the_noise(names):
     figure = names["tower"]
-    early, late = figure.frame(rho=0.99, layer=1), figure.frame(rho=0.99, layer=6)
+    early, late = figure.frame(rho=0.99, layer=1), figure.frame(rho=0.99, layer=12)
     path = late.data["correlation after each layer"][:, 1]
     assert (np.diff(path) < 0).all()
     assert path[0] == pytest.approx(0.99)
@@ -82,6 +82,7 @@ def test_depth_forgets_however_small_the_noise(names):
     np.testing.assert_allclose(losses, 1.5, rtol=0.06), "near one each layer multiplies the loss by three halves"
     assert "influence 0.5;" in early.alt
     assert "total influence is 1.5." in early.alt
+    assert path[12] < 0.5, "one per cent of fresh votes, and half of the answer is gone"
     assert figure.data(rho=1.0, layer=6)["here"][0, 1] == 1
 
 

@@ -107,7 +107,7 @@ def test_frames_in_the_page_are_the_frames_of_the_package(open_page, chapter):
     page.keyboard.press("End")
     shown = page.evaluate(
         "node => { const d = document.createElement('div'); d.innerHTML = node; return d.innerHTML }",
-        explorer.frame(rho=0.0, layer=6).svg,
+        explorer.frame(rho=0.0, layer=12).svg,
     )
     assert figure.locator(".ns-stage").inner_html() == shown
 
