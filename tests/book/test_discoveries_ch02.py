@@ -63,6 +63,7 @@ def test_california_is_worth_many_equal_votes(names):
     equal = one["51 equal votes"][:, 1]
     needed = int(np.argmax(equal <= one["here"][0, 1]))
     assert 20 <= needed <= 25
+    assert figure.data(k=2)["here"][0, 1] == pytest.approx(one["here"][0, 1]), "Texas cannot outvote California"
     assert (np.diff(one["Electoral College, largest first"][:, 1]) <= 1e-12).all()
 
 

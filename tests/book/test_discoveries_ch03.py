@@ -23,8 +23,8 @@ def test_rare_errors_are_multiplied_by_the_total_influence(names):
     assert 3.8 < total < 4.2
     assert common < rare / 2, "the curve bends"
     data = figure.data(error=0.01)
-    at = int(np.argmin(np.abs(data["one ruler"][:, 0] - 0.01)))
-    college, equal, ruler = (data[name][at, 1] for name in ("Electoral College", "51 equal votes", "one ruler"))
+    at = int(np.argmin(np.abs(data["dictator"][:, 0] - 0.01)))
+    college, equal, ruler = (data[name][at, 1] for name in ("Electoral College", "51 equal votes", "dictator"))
     assert 3 * ruler < college < equal
 
 
