@@ -69,6 +69,7 @@ def test_hermite_energies_of_relu_against_the_closed_form_and_scipy():
             return x * hermite_e.hermeval(x, [0] * k + [1]) / math.sqrt(math.factorial(k)) * stats.norm.pdf(x)
 
         assert close(energies[k], integrate.quad(integrand, 0, np.inf)[0] ** 2, "scipy")
+    assert close(gs.hermite_energies(torch.relu, 1000, **KINK), gs.relu_energies(1000))
     pi = math.pi
     assert close(energies[:7], [1 / (2 * pi), 1 / 4, 1 / (4 * pi), 0, 1 / (48 * pi), 0, 1 / (160 * pi)])
     for degree, percent in ((0, 31.8), (1, 81.8), (2, 97.7), (4, 99.1)):
@@ -274,6 +275,47 @@ def test_dtype_and_device_are_kept(dtype, device):
         assert close(found.cpu(), exact, "exact" if dtype == torch.float64 else "float32")
     assert gs.gaussian_stability(torch.relu, rho, dtype=dtype, device=device, **KINK).dtype == dtype
     assert gs.relu_energies(3, dtype=dtype, device=device).dtype == dtype
+
+
+def test_rho_is_the_last_axis_of_every_output():
+    rho = RHO.reshape(2, 4)
+    x = torch.tensor([[0.3], [-1.0], [2.0]], dtype=torch.float64)
+    found = gs.ornstein_uhlenbeck(torch.relu, rho, x, **KINK)
+    assert close(found[:, :, 1, 3], torch.relu(x))
+    assert close(found[:, :, 0, 3], [[1 / math.sqrt(2 * math.pi)]] * 3)
+    assert close(gs.gaussian_stability(torch.relu, rho, **KINK), gs.relu_map(rho))
+    assert gs.gaussian_stability(torch.relu, torch.ones(3, 0)).shape == (3, 0)
+    assert gs.borell_bound(rho[1:].abs(), x[:2].abs()).shape == (2, 1, 1, 4)
+
+
+def test_at_the_ends_the_quadrature_has_no_slope_in_rho_rather_than_a_wrong_one():
+    rho = torch.tensor([-1.0, 0.5, 1.0], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(gs.gaussian_stability(torch.tanh, rho).sum(), rho)
+    assert torch.isnan(slope).tolist() == [True, False, True]
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(gs.gaussian_stability(lambda x: torch.tanh(scale * x), 1.0), scale)
+    assert bool(torch.isfinite(slope))
+
+
+def test_integers_and_work_in_place_change_nothing():
+    one = torch.ones((), dtype=torch.int64)
+    half = torch.tensor(0.5)
+    assert torch.equal(gs.relu_moment(one, 1, 0.5), gs.relu_map(half))
+    assert torch.equal(gs.bivariate_normal_cdf(0.3, 0.3, 0 * one), gs.bivariate_normal_cdf(0.3, 0.3, 0.0))
+    assert gs.stability_from_energies(torch.tensor([0, 1, 0, 1]), 0.5).item() == 0.625
+    assert gs.ornstein_uhlenbeck(torch.relu, half, one, **KINK).dtype == torch.float32
+    assert gs.borell_bound(half, torch.tensor(0.1, dtype=torch.float64)).dtype == torch.float64
+    assert torch.equal(gs.gaussian_stability(torch.relu_, RHO, **KINK), gs.gaussian_stability(torch.relu, RHO, **KINK))
+    assert gs.ornstein_uhlenbeck(lambda x: x > 0, 1.0, RHO).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["gaussian_mean", "hermite_energies", "ornstein_uhlenbeck", "gaussian_stability"])
+def test_a_misspelt_rule_is_refused(name):
+    more = {"hermite_energies": (2,), "ornstein_uhlenbeck": (0.5, RHO), "gaussian_stability": (0.5,)}.get(name, ())
+    with pytest.raises(TypeError, match=r"unexpected argument 'brakes'.*breaks, nodes, dtype, device"):
+        getattr(gs, name)(torch.relu, *more, brakes=(0.0,))
+    with pytest.raises(ValueError, match=r"breaks = \(nan,\)"):
+        getattr(gs, name)(torch.relu, *more, breaks=(math.nan,))
 
 
 CASES = [

@@ -1,10 +1,10 @@
 """Hermite polynomials, the eigenfunctions of Gaussian noise, and the curve that their energies draw."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
-from nslab.gaussian.ranges import Scalar, correlation, degree_count
+from nslab.gaussian.ranges import Scalar, as_tensors, correlation, degree_count
 
 
 def hermite(x: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch degrees"]:
@@ -37,7 +37,7 @@ def hermite(x: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch de
     return torch.stack(found, -1)
 
 
-def stability_from_energies(energies: Float[Tensor, "*batch degrees"], rho: Scalar) -> Float[Tensor, "..."]:
+def stability_from_energies(energies: Real[Tensor, "*batch degrees"], rho: Scalar) -> Float[Tensor, "..."]:
     r"""$\mathrm{Stab}_\rho = \sum_k \rho^k W_k$ from energies by degree: the spectrum's generating function.
 
     Args:
@@ -58,6 +58,7 @@ def stability_from_energies(energies: Float[Tensor, "*batch degrees"], rho: Scal
     """
     if energies.ndim == 0 or energies.shape[-1] == 0:
         raise ValueError(f"energies has shape {tuple(energies.shape)}: give one energy a degree along the last axis")
+    (energies,) = as_tensors(energies)
     rho = correlation(torch.as_tensor(rho, dtype=energies.dtype, device=energies.device))
     spread = (...,) + (None,) * rho.ndim
     total = energies[..., -1][spread].expand((*energies.shape[:-1], *rho.shape))

@@ -13,11 +13,11 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from nslab.gaussian.polynomials import hermite
-from nslab.gaussian.ranges import Scalar, correlation, degree_count
+from nslab.gaussian.ranges import Scalar, as_tensors, correlation, degree_count
 
 Function = Callable[[Tensor], Tensor]
 
@@ -28,7 +28,7 @@ LAYER = (-8.0, -4.0, -2.0, 0.0, 2.0, 4.0, 8.0)
 
 
 class Rule(TypedDict, total=False):
-    """How to integrate: `breaks` of f, `nodes` a panel (24), `dtype` (float64), `device`."""
+    """How to integrate: `breaks` of f, `nodes` a panel (24, more for high degrees), `dtype` (float64), `device`."""
 
     breaks: Sequence[float | int]
     nodes: int
@@ -41,6 +41,7 @@ def gaussian_mean(f: Function, **rule: Unpack[Rule]) -> Float[Tensor, ""]:
 
     Raises:
         ValueError: if f changes the shape of its input or returns a value that is not finite, or `nodes` < 1.
+        TypeError: if `rule` has another key than those of `Rule`.
 
     >>> round(gaussian_mean(torch.relu, breaks=(0.0,)).item(), 12) == round(1 / math.sqrt(2 * math.pi), 12)
     True
@@ -67,8 +68,9 @@ def hermite_coefficients(f: Function, degree: int, **rule: Unpack[Rule]) -> Floa
 
     Source: O'Donnell (2014), section 11.2.
     """
+    rule = {"nodes": 24 + degree_count(degree) // 25} | rule  # the polynomials turn faster the higher they are
     x, mass = _grid(rule)
-    return (_values(f, x) * mass) @ hermite(x, degree_count(degree))
+    return (_values(f, x) * mass) @ hermite(x, degree)
 
 
 def hermite_energies(f: Function, degree: int, **rule: Unpack[Rule]) -> Float[Tensor, " degrees"]:
@@ -80,7 +82,7 @@ def hermite_energies(f: Function, degree: int, **rule: Unpack[Rule]) -> Float[Te
 
 
 def ornstein_uhlenbeck(
-    f: Function, rho: Scalar, x: Float[Tensor, "*batch"], **rule: Unpack[Rule]
+    f: Function, rho: Scalar, x: Real[Tensor, "*batch"], **rule: Unpack[Rule]
 ) -> Float[Tensor, "..."]:
     r"""$U_\rho f(x) = E f(\rho x + \sqrt{1 - \rho^2}\, Z)$, Z ~ N(0, 1): f as the noise lets one see it.
 
@@ -92,7 +94,7 @@ def ornstein_uhlenbeck(
 
     Returns:
         (*batch, *rho). At rho = 1 it is f(x), at 0 the mean of f everywhere, at -1 f(-x). Differentiable in x, and in
-        rho inside (-1, 1).
+        rho inside (-1, 1); the slope in rho at the ends is NaN.
 
     How to read it: a smoothing. $U_\rho h_k = \rho^k h_k$; with rho = exp(-t) it is the Mehler semigroup.
 
@@ -100,10 +102,13 @@ def ornstein_uhlenbeck(
 
     Source: O'Donnell (2014), section 11.1.
     """
+    (x,) = as_tensors(x)
+    _check_keys(rule)
     rule = rule | {"dtype": x.dtype, "device": x.device}
     rho = correlation(torch.as_tensor(rho, dtype=x.dtype, device=x.device))
+    shape = (*x.shape, *rho.shape)
     found = [_smoothed(f, r, x, rule) for r in rho.flatten()]
-    return torch.stack(found, -1).reshape(*x.shape, *rho.shape) if found else x.new_zeros(*x.shape, *rho.shape)
+    return torch.stack(found, -1).reshape(shape) if found else x.new_zeros(shape)
 
 
 def gaussian_stability(f: Function, rho: Scalar, **rule: Unpack[Rule]) -> Float[Tensor, "..."]:
@@ -115,8 +120,8 @@ def gaussian_stability(f: Function, rho: Scalar, **rule: Unpack[Rule]) -> Float[
         **rule: see `Rule`; give the kinks of f as `breaks`.
 
     Returns:
-        (*rho), in `dtype`. Differentiable in the parameters of f, and in rho inside (-1, 1); at the ends the slope is
-        E f'(X)**2 (at 1), which `stability_from_energies` gives and this form does not.
+        (*rho), in `dtype`. Differentiable in the parameters of f, and in rho inside (-1, 1); at the ends the slope in
+        rho is NaN here, and `stability_from_energies` gives it (E f'(X)**2 at 1).
 
     How to read it: an uncentred second moment: E f**2 at rho = 1 and (E f)**2 at 0. Divide by the value at 1 to compare
     functions of different size.
@@ -130,6 +135,7 @@ def gaussian_stability(f: Function, rho: Scalar, **rule: Unpack[Rule]) -> Float[
     >>> round(found.item(), 12) == round(2 / math.pi * math.asin(0.5), 12)
     True
     """
+    _check_keys(rule)
     like = torch.empty((), dtype=rule.get("dtype", torch.float64), device=rule.get("device"))
     rho = correlation(torch.as_tensor(rho, dtype=like.dtype, device=like.device))
     found = []
@@ -143,7 +149,7 @@ def _smoothed(f: Function, rho: Tensor, x: Tensor, rule: Rule) -> Tensor:
     """E f(rho x + sigma Z) at every x, the panels in Z ending where f has a break."""
     sigma = (1 - rho.square()).clamp(min=0).sqrt()
     if float(sigma.detach()) == 0:
-        return _values(f, rho * x)
+        return _values(f, rho * x) + 0 * sigma  # f(rho x) alone would have a slope in rho, and a wrong one
     edges = _even_edges(x.dtype, x.device).expand(*x.shape, -1)
     if breaks := tuple(rule.get("breaks", ())):
         places = (torch.tensor(breaks, dtype=x.dtype, device=x.device) - rho * x[..., None]) / sigma
@@ -154,16 +160,24 @@ def _smoothed(f: Function, rho: Tensor, x: Tensor, rule: Rule) -> Tensor:
 
 def _grid(rule: Rule, layers: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Nodes and Gaussian weights on the line; with `layers` = rho also panels around what noise makes of a break."""
+    _check_keys(rule)
     dtype, device = rule.get("dtype", torch.float64), rule.get("device")
     breaks = [float(b) for b in rule.get("breaks", ())]
-    if not all(map(math.isfinite, breaks)):
-        raise ValueError(f"breaks = {tuple(breaks)}: give finite points where f has a kink or a jump")
     ends = list(breaks)
     if layers is not None and (rho := float(layers.detach())):
         sigma = math.sqrt(max(0.0, 1 - rho**2))
         ends += [(b + t * sigma) / rho for b in breaks for t in LAYER]
     extra = torch.tensor(ends, dtype=dtype, device=device).clamp(-REACH, REACH)
     return _panels(torch.cat([_even_edges(dtype, device), extra]).sort().values, rule.get("nodes", 24))
+
+
+def _check_keys(rule: Rule) -> None:
+    """A misspelt key must not be ignored: without its `breaks` an integral is silently wrong."""
+    if unknown := sorted(set(rule) - set(Rule.__annotations__)):
+        raise TypeError(f"unexpected argument {unknown[0]!r}: the rule has {', '.join(Rule.__annotations__)}")
+    breaks = tuple(float(b) for b in rule.get("breaks", ()))
+    if not all(map(math.isfinite, breaks)):
+        raise ValueError(f"breaks = {breaks}: give finite points where f has a kink or a jump")
 
 
 def _even_edges(dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
@@ -188,7 +202,7 @@ def _legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _values(f: Function, x: Tensor) -> Tensor:
-    values = f(x)
+    values = f(x.clone())  # f may work in place, as torch.relu_ does
     if not isinstance(values, Tensor) or values.shape != x.shape:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"f returned {got} for points of shape {tuple(x.shape)}: it must act elementwise")

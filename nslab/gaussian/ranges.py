@@ -1,17 +1,24 @@
 """Argument checks of the Gaussian room: every refusal names the argument, its value and the remedy."""
 
+import functools
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Real
 from torch import Tensor
 
-Scalar = Float[Tensor, "..."] | float | int
+Scalar = Real[Tensor, "..."] | float | int
 """A number or a tensor of numbers; a number counts as a tensor without axes."""
 
 
 def as_tensors(*values: Scalar) -> list[Tensor]:
-    """The values as tensors of one dtype and device: those of the first tensor among them, else torch's default."""
-    like = next((value for value in values if isinstance(value, Tensor)), torch.empty(()))
-    return [torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in values]
+    """The values as tensors of one floating dtype, the widest among the tensors, and of the first tensor's device.
+
+    Integer tensors do not decide the dtype: 0.5 beside one would be cut to 0. Without a floating one it is torch's own.
+    """
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    dtypes = [value.dtype for value in tensors if value.is_floating_point()] or [torch.get_default_dtype()]
+    dtype, device = functools.reduce(torch.promote_types, dtypes), tensors[0].device if tensors else None
+    return [torch.as_tensor(value, dtype=dtype, device=device) for value in values]
 
 
 def inside(value: Tensor, name: str, low: float | int, high: float | int, meaning: str) -> Tensor:

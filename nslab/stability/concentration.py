@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
-Scalar = Float[Tensor, "..."] | float | int
+from nslab.gaussian.ranges import Scalar, as_tensors
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ def tail_bound(stability: Scalar, eigenvalue: Scalar, degree: int) -> Float[Tens
     Returns:
         The broadcast shape. Differentiable.
 
-    How to read it: the share of the energy of f at degrees T and above is at most this. Above 1 it says nothing.
+    How to read it: the share of the energy of f at degrees T and above is at most this. Above 1 it says nothing;
+    below 0, from a measured stability a little above 1, read it as 0.
 
     Errors: `ValueError` when the eigenvalue is outside [0, 1), the degree below 1, or stability clearly above 1 (it was
     not normalised).
@@ -54,8 +55,7 @@ def tail_bound(stability: Scalar, eigenvalue: Scalar, degree: int) -> Float[Tens
     >>> tail_bound(0.99, 0.9, 3).item()
     0.0369...
     """
-    like = next((value for value in (stability, eigenvalue) if isinstance(value, Tensor)), torch.empty(()))
-    stability, r = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (stability, eigenvalue))
+    stability, r = as_tensors(stability, eigenvalue)
     _check_degree(degree)
     _check_open_eigenvalue(r)
     if not bool((stability.detach() <= 1.05).all()):
@@ -85,7 +85,7 @@ def markov_bound(total_influence: Scalar, degree: int) -> Float[Tensor, "..."]:
     return total_influence / degree
 
 
-def spectral_tail_bound(weights: Float[Tensor, "*batch degrees"], rho: Scalar, degree: int) -> Float[Tensor, "..."]:
+def spectral_tail_bound(weights: Real[Tensor, "*batch degrees"], rho: Scalar, degree: int) -> Float[Tensor, "..."]:
     r"""$B_T(\rho) = \sum_k \bar W_k \frac{1 - \rho^k}{1 - \rho^T}$ from a known spectrum, accurate up to rho = 1.
 
     Args:
@@ -105,6 +105,7 @@ def spectral_tail_bound(weights: Float[Tensor, "*batch degrees"], rho: Scalar, d
     Source: ours, from `tail_bound`.
     """
     _check_degree(degree)
+    (weights,) = as_tensors(weights)
     rho = torch.as_tensor(rho, dtype=weights.dtype, device=weights.device)
     if not bool(((rho.detach() >= 0) & (rho.detach() <= 1)).all()):
         raise ValueError(f"rho = {rho.detach().flatten().tolist()} leaves [0, 1]: Lemma 1 needs a noise that damps")
@@ -114,7 +115,7 @@ def spectral_tail_bound(weights: Float[Tensor, "*batch degrees"], rho: Scalar, d
     return (share @ _relative_loss(weights.shape[-1], rho.flatten(), degree)).reshape((*share.shape[:-1], *rho.shape))
 
 
-def best_tail_bound(weights: Float[Tensor, "..."], degree: int) -> TailBound:
+def best_tail_bound(weights: Real[Tensor, "..."], degree: int) -> TailBound:
     r"""The smallest $B_T(\rho)$ over rho, with Markov's bound and the true tail.
 
     A grid of 2001 strengths is refined four times around its minimum.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nslab.protocols import evaluate
 from nslab.stability.spaces import Space
 
 
@@ -81,6 +82,17 @@ class Draws:
 def double(values: Tensor) -> Tensor:
     """In float64, on the CPU where the device has none."""
     return (values.cpu() if values.device.type == "mps" else values).to(torch.float64)
+
+
+def outputs(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """f(x) checked, (rows, outputs) in double precision, with its gradient. f gets a copy: it may work in place."""
+    values = evaluate(f, x.clone())
+    if values.ndim > 2 or values.is_complex():
+        raise ValueError(
+            f"f returned {values.dtype} of shape {tuple(values.shape)} for points of shape {tuple(x.shape)}: real"
+            " numbers of shape (batch,) or (batch, outputs) are needed; select or flatten the outputs"
+        )
+    return double(values).reshape(len(x), -1)
 
 
 def draw(

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from nslab.estimate import Estimate, sample_mean
-from nslab.protocols import evaluate
-from nslab.stability.designs import double
+from nslab.stability.designs import double, outputs
 from nslab.stability.spaces import GaussianSpace, Space
 
 BATCH_NUMBERS = 2**22  # coordinates drawn at once
@@ -101,38 +100,36 @@ def gradient_energy(f: Callable[[Tensor], Tensor], space: Space, **sampling: Unp
     def squared_gradient(x: Tensor, generator: torch.Generator | None) -> Tensor:
         with torch.enable_grad():
             x = x.requires_grad_()
-            values = _outputs(f, x)
-            if not values.requires_grad:
-                raise ValueError(
-                    "f returned values without a gradient: use torch operations, without detach or no_grad"
-                )
-            gradients = [torch.autograd.grad(column.sum(), x, retain_graph=True)[0] for column in values.unbind(-1)]
+            values = outputs(f, x)
+            gradients = [_gradient(column, x) for column in values.unbind(-1)]
         return sum(double(gradient).square().sum(-1) for gradient in gradients)
 
     return _average(squared_gradient, space, sampling)
 
 
+def _gradient(column: Tensor, x: Tensor) -> Tensor:
+    """The rows' gradients. That f does not depend on x looks like a graph that was cut: both are refused."""
+    found = None
+    if column.requires_grad:
+        found = torch.autograd.grad(column.sum(), x, retain_graph=True, allow_unused=True)[0]
+    if found is None:
+        raise ValueError("f returned values without a gradient: use torch operations, without detach or no_grad")
+    return found
+
+
 def _changes(f: Callable, space: Space, x: Tensor, chosen: tuple[int, ...], generator) -> Tensor:
     """Scaled squared changes w |f(x) - f(x with coordinate i redrawn)|**2, (count, len(chosen))."""
-    at_x = _outputs(f, x)
+    at_x = outputs(f, x)
     found = []
     for i in chosen:
         moved, factor = space.redraw(x, i, generator)
-        found.append(factor * (at_x - _outputs(f, moved)).square().sum(-1))
+        found.append(factor * (at_x - outputs(f, moved)).square().sum(-1))
     return torch.stack(found, -1)
 
 
-def _outputs(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    values = evaluate(f, x)
-    if values.ndim > 2 or values.is_complex():
-        raise ValueError(
-            f"f returned {values.dtype} of shape {tuple(values.shape)} for points of shape {tuple(x.shape)}: real"
-            " numbers of shape (batch,) or (batch, outputs) are needed; select or flatten the outputs"
-        )
-    return double(values).reshape(len(x), -1)
-
-
 def _average(of: Callable, space: Space, sampling: Sampling) -> Estimate:
+    if unknown := sorted(set(sampling) - set(Sampling.__annotations__)):
+        raise TypeError(f"unexpected argument {unknown[0]!r}: sampling has {', '.join(Sampling.__annotations__)}")
     source = {name: sampling.get(name) for name in ("generator", "device", "dtype")}
     with torch.no_grad():
         return sample_mean(

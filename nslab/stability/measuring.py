@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nslab.estimate import Estimate, TooFewSamples
-from nslab.protocols import evaluate
-from nslab.stability.designs import double, draw
+from nslab.stability.designs import draw, outputs
 from nslab.stability.moments import Moments
 from nslab.stability.pilot import METHODS, MOST_FEATURES, Plan, decide, smallest_pilot
 from nslab.stability.spaces import Scalar, Space, strengths
@@ -73,7 +72,8 @@ def noise_stability(
         keep: probabilities in [0, 1] that a token is kept, (*rho); for `Tokens`.
         version: which of the three.
         evaluations: how many inputs f may be evaluated at, pilot included. Give this or `stderr`.
-        stderr: target standard error, reached at every strength.
+        stderr: target standard error, reached at every strength. The spread is first judged from 256 draws: an event
+            too rare for them is taken for impossible, so ask for `evaluations` there.
         method: "naive", fresh pairs for each strength; "common", one x and one noise shared by all strengths;
             "antithetic", f(x) against two couples of mirrored twins; "nested", the mean over all pairs among six noisy
             copies of a hidden point; "+linear" (alone: with "common") subtracts products with a fitted linear function
@@ -111,7 +111,8 @@ def noise_stability(
     levels = strengths(space, rho, keep)
     _check_request(version, method, evaluations, stderr, max_evaluations, batch_size)
     source = {"generator": generator, "device": device, "dtype": dtype}
-    work = _Work(_Counted(f, batch_size), space, levels.flatten().tolist(), version, source)
+    budget = "max_evaluations" if evaluations is None else "evaluations"
+    work = _Work(_Counted(f, batch_size), space, levels.flatten().tolist(), version, source, budget)
     with torch.no_grad():
         if stderr is None:
             work.prepare(method, int(evaluations * PILOT_SHARE), evaluations)
@@ -135,21 +136,16 @@ class _Counted:
         return values if self.centre is None else values - self.centre
 
     def _checked(self, x: Tensor) -> Tensor:
-        values = evaluate(self.f, x)
         self.count += len(x)
-        if values.ndim > 2 or values.is_complex():
-            raise ValueError(
-                f"f returned {values.dtype} of shape {tuple(values.shape)} for points of shape {tuple(x.shape)}: real"
-                " numbers of shape (batch,) or (batch, outputs) are needed; select or flatten the outputs"
-            )
-        return double(values.detach()).reshape(len(x), -1)
+        return outputs(self.f, x).detach()
 
 
 class _Work:
-    """One measurement under way: the plan and the moments so far."""
+    """One measurement under way: the plan and the moments so far. `budget` names the argument that limits the price."""
 
-    def __init__(self, f: _Counted, space: Space, levels: list[float], version: Version, source: dict):
+    def __init__(self, f: _Counted, space: Space, levels: list[float], version: Version, source: dict, budget: str):
         self.f, self.space, self.levels, self.version, self.source = f, space, levels, version, source
+        self.budget = budget
         self.moments = Moments()
         self.plan: Plan | None = None
 
@@ -165,7 +161,7 @@ class _Work:
             pilot = max(pilot, least)
             if 2 * pilot > most:
                 raise ValueError(
-                    f"evaluations = {most} is too few for method = {method!r}: its pilot alone takes {pilot} at"
+                    f"{self.budget} = {most} is too few for method = {method!r}: its pilot alone takes {pilot} at"
                     f" {len(self.levels)} strengths; give at least {2 * pilot}, or use another method"
                 )
         largest = max(self.space.coordinates, min(self.space.features, MOST_FEATURES))
@@ -182,7 +178,7 @@ class _Work:
         left = (total - self.f.count) // self.cost
         if left + self.moments.count < 2:
             least = self.f.count + 2 * self.cost
-            raise ValueError(f"evaluations = {total} is too few: two draws need {least}, counting what was spent")
+            raise ValueError(f"{self.budget} = {total} is too few: two draws need {least}, counting what was spent")
         numbers = max(self.space.coordinates, self.space.features if self.plan.linear else 0)
         rows = min(self.f.batch_size, BATCH_NUMBERS // numbers)
         per_batch = max(1, rows // self.plan.design.cost(1))
@@ -196,13 +192,13 @@ class _Work:
         """Value and standard error so far, one a strength."""
         if self.version == "raw":
             return self.moments.raw()
-        # after centring, the mean left over is small: its square is subtracted, its error is of second order
-        offset = self.moments.mean.square().sum() if self.version == "centred" else torch.zeros(())
+        centred = self.version == "centred"
+        offset = self.moments.offset()[0] if centred else 0.0
         size = self.moments.b + (0 if self.f.centre is None else self.f.centre.square().sum())
         if bool((self.moments.b - offset <= 1e-12 * size).any()):
-            what = "is zero" if self.version == "normalised" else "is constant"
+            what = "is constant, to a part in a million," if centred else "is zero"
             raise ValueError(f"f {what} at every point drawn: its {self.version} stability is 0/0; use version='raw'")
-        return self.moments.ratio(offset)
+        return self.moments.ratio(centred=centred)
 
     def report(self, levels: Float[Tensor, "..."], start: float) -> StabilityEstimate:
         """The estimate in the shape of the strengths."""

@@ -171,7 +171,8 @@ class Tokens:
         indicators = torch.nn.functional.one_hot(self._ranks(x), v).flatten(
             1
         )  # (count, length, v) -> (count, features)
-        return (indicators.to(torch.get_default_dtype()) - 1 / v) * v**0.5
+        fine = torch.float32 if x.device.type == "mps" else torch.float64  # a rounded 1/v would bias what is subtracted
+        return (indicators.to(fine) - 1 / v) * v**0.5
 
     def _ids(self, ranks: Tensor) -> Tensor:
         for token in sorted(self.special):  # step over each special id, so that the rest stay equally likely

@@ -67,6 +67,14 @@ CASES = [
         r"f is zero.*version='raw'",
     ),
     (lambda: noise_stability(lambda x: 0 * x + 3, CUBE, rho=0.5, version="centred", **MANY), r"f is constant.*0/0"),
+    (
+        lambda: noise_stability(first, CUBE, rho=[0.5] * 9, stderr=0.1, max_evaluations=10),
+        r"max_evaluations = 10 is too few: two draws need 20",
+    ),
+    (
+        lambda: noise_stability(first, CUBE, rho=0.5, stderr=0.1, method="linear", max_evaluations=10),
+        r"max_evaluations = 10 is too few for method = 'linear'",
+    ),
     (lambda: Cube(0), r"n = 0: it is the number of bits"),
     (lambda: GaussianSpace(-1), r"dimension = -1"),
     (lambda: Tokens(0, 5), r"length = 0"),
@@ -80,6 +88,10 @@ CASES = [
     (lambda: influences(lambda x: x[:, :, None], CUBE, samples=10), r"select or flatten"),
     (lambda: gradient_energy(first, CUBE, samples=10), r"space = Cube\(n=3\).*average_sensitivity"),
     (lambda: gradient_energy(lambda x: x[:, 0].detach(), GAUSS, samples=10), r"without a gradient"),
+    (
+        lambda: gradient_energy(lambda x: torch.ones(len(x), requires_grad=True), GAUSS, samples=10),
+        r"without a gradient",
+    ),
     (lambda: concentration_degree(0.05, 0.05, 0.9), r"delta = 0.05 is not below eps = 0.05.*larger rho"),
     (lambda: concentration_degree(0.2, 0.1, 0.9), r"delta = 0.2 is not below eps = 0.1"),
     (lambda: concentration_degree(-0.1, 0.1, 0.9), r"delta = -0.1"),
@@ -101,6 +113,12 @@ def test_refused_by_name_with_value_and_remedy(case):
     call, message = CASES[case]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("measure", [influences, average_sensitivity, gradient_energy])
+def test_a_misspelt_request_is_refused(measure):
+    with pytest.raises(TypeError, match=r"unexpected argument 'seed'.*samples, stderr, generator, device, dtype"):
+        measure(lambda x: x[:, 0], GAUSS, samples=10, seed=1)
 
 
 def test_an_unreachable_target_says_what_it_would_need_and_keeps_what_was_found(seeded):

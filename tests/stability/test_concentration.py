@@ -65,6 +65,13 @@ def test_from_a_spectrum_it_is_the_lemma_and_differentiable():
     assert torch.autograd.gradcheck(lambda r: tail_bound(gs.stability_from_energies(share, r), r, 4), [rho])
 
 
+def test_whole_numbers_do_not_cut_the_other_argument():
+    assert tail_bound(torch.tensor([0, 1]), 0.5, 1).tolist() == [2.0, 0.0]
+    assert spectral_tail_bound(torch.tensor([0, 1]), 0.5, 2).item() == spectral_tail_bound(
+        torch.tensor([0.0, 1.0]), 0.5, 2
+    )
+
+
 def test_no_gain_over_markov_is_above_k_over_t():
     """With all weight at degrees <= K, K >= T: (I/T) / B_T(rho) <= K/T at every rho, on 24 of 24 spectra."""
     holds = 0

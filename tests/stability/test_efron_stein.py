@@ -80,6 +80,12 @@ def test_several_outputs_add_up_and_the_seed_decides(seeded):
     assert runs[0] != runs[2]
 
 
+def test_f_may_work_in_place():
+    f = lambda x: x.neg_()[:, 0] * x[:, 1]  # noqa: E731
+    assert influences(f, Cube(2), samples=10).value.tolist() == [1.0, 1.0]
+    assert gradient_energy(lambda x: x.mul_(3)[:, 0], GaussianSpace(2), samples=10).value.item() == 9.0
+
+
 def test_a_target_and_a_device(device, seeded):
     request = {"generator": seeded(0, device), "device": device}
     found = influences(lambda x: x.relu().sum(-1), GaussianSpace(3), stderr=0.01, **request)

@@ -235,6 +235,52 @@ def test_several_outputs_add_their_products(seeded, within_error):
     assert within_error(centred, 0.36)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_f_may_work_in_place_and_return_integers_or_want_gradients(method, seeded):
+    """The same numbers to the bit as from the plain function."""
+    weight = torch.ones((), requires_grad=True)
+    plain = lambda x: (x > 0).sum(-1).float()  # noqa: E731
+    others = (
+        lambda x: x.clamp_(min=0).sgn().sum(-1),
+        lambda x: (x > 0).sum(-1),
+        lambda x: (x > 0).sum(-1).half(),
+        lambda x: weight * plain(x),
+    )
+    request = {"rho": [-0.5, 0.0, 1.0], "evaluations": 6000, "method": method}
+    expected = noise_stability(plain, GaussianSpace(2), generator=seeded(14), **request)
+    assert all(noise_stability(f, GaussianSpace(2), generator=seeded(14), **request) == expected for f in others)
+    assert not expected.value.requires_grad
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("space", [Cube(1), GaussianSpace(1), Tokens(1, 2), Tokens(1, 1)])
+def test_one_coordinate_both_ends_and_a_constant(space, method, seeded, within_error):
+    """Stab of 1 + x_0 (on tokens x_0 = ±1) is 1 + r; a constant has its square, without error, at every strength."""
+    name = space.parameter
+    levels = [[0.0, 1.0], [0.5, 1.0]] if name == "keep" else [[0.0, 1.0], [-1.0, 0.5]]
+    request = {name: torch.tensor(levels, dtype=torch.float64), "evaluations": 20_000, "method": method}
+    found = noise_stability(lambda x: 0 * x[:, 0] + 3, space, generator=seeded(15), **request)
+    assert found.value.shape == (2, 2)
+    assert bool(((found.value - 9).abs() <= 1e-12).all())
+    assert bool((found.stderr <= 1e-12).all())
+    if space == Tokens(1, 1):
+        return
+    f = lambda x: (2.0 * x[:, 0] if name == "keep" else 1 + x[:, 0]).double()  # noqa: E731
+    for version, truth in (("raw", lambda r: 1 + r), ("normalised", lambda r: (1 + r) / 2), ("centred", lambda r: r)):
+        found = noise_stability(f, space, generator=seeded(16), version=version, **request)
+        assert within_error(found, [[truth(r) for r in row] for row in levels])
+
+
+@pytest.mark.parametrize("method", ["common", "antithetic", "linear", "nested+linear"])
+def test_centred_errors_hold_where_only_the_mean_is_uncertain(method, seeded, within_error):
+    """Products and squares of a linear f leave no error at rho = -1, and none at all with a linear control."""
+    f = lambda x: 1 + x[:, 0].double()  # noqa: E731
+    rho = torch.tensor([-1.0, 0.0, 0.5], dtype=torch.float64)
+    request = {"rho": rho, "version": "centred", "method": method, "evaluations": 5000}
+    for space, seed in itertools.product((Cube(1), GaussianSpace(1)), range(20)):
+        assert within_error(noise_stability(f, space, generator=seeded(seed), **request), rho)
+
+
 def test_a_target_is_reached_and_the_price_is_counted(seeded, tolerances):
     calls = []
 
