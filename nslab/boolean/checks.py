@@ -1,7 +1,7 @@
 """Argument checks of the Boolean room: every refusal names the argument, its value and the remedy."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -89,6 +89,12 @@ def coordinates(chosen: Sequence[int], n: int, name: str) -> tuple[int, ...]:
     if any(not 0 <= i < n for i in chosen) or len(set(chosen)) < len(chosen):
         raise ValueError(f"{name} = {chosen}: give distinct coordinates from 0 to n - 1 = {n - 1}")
     return chosen
+
+
+def known_keys(given: Mapping[str, object], known: type, what: str) -> None:
+    """Refuse a keyword that the TypedDict `known` does not have: a misspelt one must not be ignored."""
+    if unknown := sorted(set(given) - set(known.__annotations__)):
+        raise TypeError(f"unexpected argument {unknown[0]!r}: {what} has {', '.join(known.__annotations__)}")
 
 
 def finite(value: Tensor | float | int, name: str, meaning: str) -> None:

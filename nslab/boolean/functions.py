@@ -11,7 +11,15 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from nslab.boolean.checks import coordinate_count, coordinates, finite, positive, sign_table_bits, table_bits
+from nslab.boolean.checks import (
+    coordinate_count,
+    coordinates,
+    finite,
+    known_keys,
+    positive,
+    sign_table_bits,
+    table_bits,
+)
 
 
 class Creation(TypedDict, total=False):
@@ -49,6 +57,7 @@ def weighted_threshold(
     >>> weighted_threshold([1, 1], dtype=torch.float64).tolist()
     [1.0, 0.0, 0.0, -1.0]
     """
+    known_keys(creation, Creation, "a table")
     weights = torch.as_tensor(weights, dtype=torch.float64, device=creation.get("device"))
     coordinate_count(len(weights), "the number of weights")
     finite(weights, "weights", "give numbers of votes")
@@ -113,6 +122,7 @@ def address(k: int, **creation: Unpack[Creation]) -> Float[Tensor, " table"]:
     """
     positive(k, "k", "give at least one address bit")
     n = coordinate_count(k + 2**k, "k + 2**k")
+    known_keys(creation, Creation, "a table")
     index = torch.arange(2**n, device=creation.get("device"))
     chosen = (index >> (k + (index & (2**k - 1)))) & 1
     return (1 - 2 * chosen).to(creation.get("dtype") or torch.get_default_dtype())
@@ -125,6 +135,7 @@ def random(
 
     The generator lives on the device of the table.
     """
+    known_keys(creation, Creation, "a table")
     bits = torch.randint(2, (*batch, 2 ** coordinate_count(n)), generator=generator, device=creation.get("device"))
     return 1 - 2 * bits.to(creation.get("dtype") or torch.get_default_dtype())
 

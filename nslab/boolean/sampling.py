@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nslab.boolean.checks import Scalar, as_correlation, coordinates, positive, widened
+from nslab.boolean.checks import Scalar, as_correlation, coordinates, known_keys, positive, widened
 from nslab.boolean.cube import number_a_row
 from nslab.estimate import Estimate, sample_mean
 
@@ -108,6 +108,7 @@ def _average(
     The uniform numbers are never halves: 8 or 11 bits would move the correlation by more than the error. `width` is
     how many numbers a draw holds, n unless given.
     """
+    known_keys(sampling, Sampling, "sampling")
     positive(n, "n", "give at least one coordinate")
     where = {"generator": sampling.get("generator"), "device": sampling.get("device")}
     dtype = sampling.get("dtype") or torch.get_default_dtype()

@@ -1,26 +1,18 @@
 """Influences of any callable over a product space, by Efron and Stein, and their smooth kin on Gaussian space."""
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
+from nslab.boolean.checks import known_keys
+from nslab.boolean.sampling import Sampling
 from nslab.estimate import Estimate, sample_mean
 from nslab.stability.designs import double, outputs
 from nslab.stability.spaces import GaussianSpace, Space
 
 BATCH_NUMBERS = 2**22  # coordinates drawn at once
-
-
-class Sampling(TypedDict, total=False):
-    """How to sample: `samples` or `stderr` (one of them), `generator`, `device`, `dtype` of the points."""
-
-    samples: int | None
-    stderr: float | int | None
-    generator: torch.Generator | None
-    device: torch.device | str | None
-    dtype: torch.dtype | None
 
 
 def influences(
@@ -128,8 +120,7 @@ def _changes(f: Callable, space: Space, x: Tensor, chosen: tuple[int, ...], gene
 
 
 def _average(of: Callable, space: Space, sampling: Sampling) -> Estimate:
-    if unknown := sorted(set(sampling) - set(Sampling.__annotations__)):
-        raise TypeError(f"unexpected argument {unknown[0]!r}: sampling has {', '.join(Sampling.__annotations__)}")
+    known_keys(sampling, Sampling, "sampling")
     source = {name: sampling.get(name) for name in ("generator", "device", "dtype")}
     with torch.no_grad():
         return sample_mean(

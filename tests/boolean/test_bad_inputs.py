@@ -87,3 +87,18 @@ def test_refused_by_name_with_value_and_remedy(case):
     call, message = CASES[case]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: bf.majority(3, dtyp=torch.float64),
+        lambda: bf.weighted_threshold([1, 1, 1], devise="cpu"),
+        lambda: bf.address(1, dtyp=torch.float64),
+        lambda: bf.random(3, devise="cpu"),
+        lambda: bf.sampled_mean(lambda x: x[:, 0], 3, samples=10, generater=None),
+    ],
+)
+def test_a_misspelt_keyword_is_refused(call):
+    with pytest.raises(TypeError, match=r"unexpected argument '(dtyp|devise|generater)': (a table|sampling) has "):
+        call()

@@ -3,8 +3,6 @@
 import re
 
 import pytest
-from sphinx.application import Sphinx
-from sphinx.util.docutils import docutils_namespace
 
 from nslab.sphinxext import cache
 
@@ -55,7 +53,7 @@ def test_the_key_follows_code_and_data_but_not_prose(tmp_path):
 
 
 @pytest.mark.book
-def test_a_change_below_executes_only_the_chapters_above_it(tmp_path, monkeypatch):
+def test_a_change_below_executes_only_the_chapters_above_it(tmp_path, monkeypatch, sphinx_build):
     """Two chapters rest on two files. Editing one file, the text of neither chapter, executes one chapter again."""
     for name in ("one", "two"):
         (tmp_path / f"{name}.txt").write_text("first")
@@ -64,26 +62,9 @@ def test_a_change_below_executes_only_the_chapters_above_it(tmp_path, monkeypatc
     monkeypatch.setattr(cache, "sources", lambda code: [tmp_path / f"{'one' if 'one' in code else 'two'}.txt"])
 
     def build() -> dict[str, str]:
-        with docutils_namespace():
-            Sphinx(
-                tmp_path,
-                None,
-                tmp_path / "out",
-                tmp_path / "trees",
-                "html",
-                status=None,
-                warningiserror=True,
-                confoverrides={
-                    "extensions": ["myst_nb", "nslab.sphinxext"],
-                    "nb_execution_mode": "cache",
-                    "html_theme": "basic",
-                    "nb_execution_cache_path": str(tmp_path / "cache"),
-                    "exclude_patterns": ["_build", "out", "cache", "jupyter_execute"],
-                },
-            ).build()
-        return {
-            name: re.search(rf"{name} (\d+)", (tmp_path / f"out/{name}.html").read_text())[1] for name in ("one", "two")
-        }
+        assert sphinx_build() == ""
+        pages = {name: (tmp_path / f"out-html/{name}.html").read_text() for name in ("one", "two")}
+        return {name: re.search(rf"{name} (\d+)", page)[1] for name, page in pages.items()}
 
     first = build()
     assert build() == first

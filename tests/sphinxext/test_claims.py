@@ -1,13 +1,10 @@
 """Claims on a page: the card and the table, links between them, freshness, and checks that stop the build."""
 
-import io
 import json
 import os
 import re
 
 import pytest
-from sphinx.application import Sphinx
-from sphinx.util.docutils import docutils_namespace
 
 from nslab.sphinxext import claims
 
@@ -35,7 +32,7 @@ TWO_PAGES = {
 
 
 @pytest.fixture
-def build(tmp_path, monkeypatch):
+def build(tmp_path, monkeypatch, sphinx_build):
     """``build(pages, entries)``: a book of these pages and claims; returns read pages (by name) and the warnings."""
     folder = tmp_path / "book" / "claims"
     folder.mkdir(parents=True)
@@ -51,26 +48,9 @@ def build(tmp_path, monkeypatch):
         for name, text in pages.items():
             write(tmp_path / f"{name}.md", text)
         write(folder / "1234.5.yaml", json.dumps({"paper": "1234.5", "claims": entries}, indent=1))
-        warnings = io.StringIO()
-        with docutils_namespace():
-            app = Sphinx(
-                tmp_path,
-                None,
-                tmp_path / f"out-{builder}",
-                tmp_path / "trees",
-                builder,
-                status=None,
-                warning=warnings,
-                confoverrides={
-                    "extensions": ["myst_nb", "nslab.sphinxext"],
-                    "myst_enable_extensions": ["dollarmath"],
-                    "html_theme": "basic",
-                    "exclude_patterns": ["_build", "out-*", "book"],
-                },
-            )
-            app.build()
+        warnings = sphinx_build(builder)
         end = "html" if builder == "html" else "txt"
-        return {name: (tmp_path / f"out-{builder}/{name}.{end}").read_text() for name in pages}, warnings.getvalue()
+        return {name: (tmp_path / f"out-{builder}/{name}.{end}").read_text() for name in pages}, warnings
 
     return build_
 

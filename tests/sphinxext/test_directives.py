@@ -1,11 +1,8 @@
 """What an author sees: heads that measure, numbers from the chapter, mistakes named, heavy pages refused."""
 
-import io
 import re
 
 import pytest
-from sphinx.application import Sphinx
-from sphinx.util.docutils import docutils_namespace
 
 import nslab.sphinxext
 from nslab.sphinxext.docstrings import translate
@@ -32,30 +29,13 @@ publish(gain=-0.123456, name="ten")
 
 
 @pytest.fixture
-def build(tmp_path):
+def build(tmp_path, sphinx_build):
     """``build(text)``: a book of one chapter; returns the page and the warnings."""
 
     def build_(text: str) -> tuple[str, str]:
         (tmp_path / "index.md").write_text(text)
-        warnings = io.StringIO()
-        with docutils_namespace():
-            Sphinx(
-                tmp_path,
-                None,
-                tmp_path / "out",
-                tmp_path / "trees",
-                "html",
-                status=None,
-                warning=warnings,
-                confoverrides={
-                    "extensions": ["myst_nb", "nslab.sphinxext"],
-                    "nb_execution_mode": "cache",
-                    "html_theme": "basic",
-                    "nb_execution_cache_path": str(tmp_path / "cache"),
-                    "exclude_patterns": ["_build", "out", "cache", "jupyter_execute"],
-                },
-            ).build()
-        return (tmp_path / "out/index.html").read_text(), warnings.getvalue()
+        warnings = sphinx_build()
+        return (tmp_path / "out-html/index.html").read_text(), warnings
 
     return build_
 
