@@ -209,7 +209,11 @@ def test_every_claim_of_the_book_has_a_state_and_is_quick():
 
 def test_every_claim_on_a_page_exists_and_has_one_card():
     known = {claim.id for claim in load_folder(BOOK / "claims")}
-    shown = [name for page in BOOK.glob("*.md") for name in re.findall(r"^```\{claim\} *(\S+)", page.read_text(), re.M)]
+    shown = [
+        name
+        for page in BOOK.glob("*.md")
+        for name in re.findall(r"^```\{admonition\} Claim (\S+)$", page.read_text(), re.M)
+    ]
     assert set(shown) <= known
     assert len(shown) == len(set(shown))
 

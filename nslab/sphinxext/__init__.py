@@ -12,7 +12,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 from nslab import __version__
-from nslab.sphinxext import cache, claims, docstrings, head, values
+from nslab.sphinxext import cache, claims, dialect, docstrings, head, values
 
 logger = logging.getLogger(__name__)
 ASSETS = Path(__file__).parents[1] / "explore" / "assets"
@@ -41,6 +41,12 @@ def weigh_pages(app: Sphinx, exception: Exception | None) -> None:
             logger.warning("%s weighs %.1f MB, over %.0f MB", page.name, size / 1e6, MAX_PAGE_BYTES / 1e6)
 
 
+def forget_failure(app: Sphinx, exception: Exception | None) -> None:
+    """After a build with warnings the next one reads every page again; else it would pass in silence."""
+    if app._warncount:
+        Path(app.doctreedir, "environment.pickle").unlink(missing_ok=True)
+
+
 def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
     """Give a chapter its cache key and its kernel the place to report what it used."""
     text = source[0]
@@ -49,6 +55,9 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
     key = cache.chapter_key(text, Path(app.srcdir))
     cache.remember(app.env, docname, key)
     os.environ["NSLAB_USAGE"] = str(cache.usage_path(app.srcdir, docname, key))
+    text, problems = dialect.translate(text)
+    for problem in problems:
+        logger.warning(problem, location=docname)
     source[0] = cache.with_key(text, key)
 
 
@@ -74,6 +83,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("html-page-context", name_folds)
     app.connect("build-finished", head.write_notebooks)
     app.connect("build-finished", weigh_pages)
+    app.connect("build-finished", forget_failure)
     app.add_directive("chapter-head", head.ChapterHead)
     app.add_role("val", values.ValueRole())
     claims.setup(app)

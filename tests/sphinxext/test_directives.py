@@ -5,6 +5,7 @@ import re
 import pytest
 
 import nslab.sphinxext
+from nslab.sphinxext import dialect
 from nslab.sphinxext.docstrings import translate
 
 HEADER = """---
@@ -84,3 +85,29 @@ def test_a_heavy_page_fails_the_build(build, tmp_path, monkeypatch):
 )
 def test_docstrings_become_restructured_text(written, shown):
     assert translate(written) == shown
+
+
+def test_admonitions_become_our_directives_line_for_line():
+    claim = "```{admonition} Claim 1.2-a\n:class: claim\nTwo lines\nfor JupyterLab.\n```"
+    other = "```{admonition} Claim 1.2-a\n:class: note\nStays.\n```"
+    text = f"Before.\n\n{claim}\n\n{other}\n"
+    translated, problems = dialect.translate(text)
+    assert problems == []
+    assert "```{claim} 1.2-a\n" in translated
+    assert other in translated
+    assert translated.count("\n") == text.count("\n")
+
+
+@pytest.mark.book
+def test_a_title_that_cannot_be_read_is_named(build):
+    head = "```{admonition} One hour\n:class: chapter-head\nWords.\n```\n"
+    _, warnings = build(f"{HEADER}{head}{CELL}")
+    assert "class chapter-head has the title 'One hour'" in warnings
+
+
+@pytest.mark.book
+def test_a_warning_is_given_again_until_it_is_mended(build):
+    page = f"{HEADER}It is {{val}}`loss:.2f`.\n{CELL}"
+    assert "val: 'loss'" in build(page)[1]
+    assert "val: 'loss'" in build(page)[1]
+    assert build(page.replace("loss", "gain"))[1] == ""
