@@ -15,6 +15,7 @@ from itertools import product
 from math import prod
 
 from nslab.explore.frames import Canvas, Frame, draw_frame, pack
+from nslab.explore.modules import fold
 from nslab.style import Number
 
 MAX_CONTROLS = 2
@@ -95,9 +96,9 @@ class Explorer:
         first = self._draw(self.start)
         payload = {"controls": [c.texts for c in self.controls], "start": self.start, **pack(frames)}
         text = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
-        if len(text.encode()) > MAX_BYTES:
+        if (weight := len(text.encode())) > MAX_BYTES:
             raise ValueError(
-                f"the frames of {self.name!r} take {len(text.encode()) / 1e6:.1f} MB, over {MAX_BYTES / 1e6:.0f} MB; "
+                f"the frames of {self.name!r} take {weight / 1e6:.1f} MB, over {MAX_BYTES / 1e6:.0f} MB; "
                 "fix the axis limits so that frames differ in few lines, draw fewer points, or use explore.module"
             )
         rows = "".join(self._row(control, index) for control, index in zip(self.controls, self.start, strict=True))
@@ -107,7 +108,7 @@ class Explorer:
             f'<div class="ns-controls">{rows}</div>'
             f'<div class="ns-stage" role="img" aria-label="{escape(first.alt, quote=True)}">{first.svg}</div>'
             f'<p class="ns-alt" aria-live="polite">{escape(first.alt)}</p>'
-            f'{self._question()}<script type="application/json">{text}</script></div>'
+            f'{fold(self.discovery)}<script type="application/json">{text}</script></div>'
         )
 
     def _row(self, control: Control, index: int) -> str:
@@ -120,10 +121,6 @@ class Explorer:
             f'<button type="button" class="ns-play" aria-label="Play {label}" aria-pressed="false" disabled>&#9654;'
             f"</button></div>"
         )
-
-    def _question(self) -> str:
-        summary = "<summary>What to discover</summary>"
-        return f'<details class="ns-discovery">{summary}<p>{escape(self.discovery)}</p></details>'
 
     def widget(self):
         """The live figure: an ipywidgets box that redraws when a slider moves."""
@@ -153,7 +150,7 @@ class Explorer:
             slider.observe(redraw, "index")
         redraw()
         look = ipywidgets.HTML(f"<style>{files('nslab.explore').joinpath('assets/explore.css').read_text()}</style>")
-        question = ipywidgets.HTML(self._question())
+        question = ipywidgets.HTML(fold(self.discovery))
         box = ipywidgets.VBox([look, *rows, stage, spoken, question])
         box.add_class("ns-explore-live")
         return box

@@ -77,13 +77,12 @@ def pack(frames: Sequence[Frame]) -> dict:
     return {"base": base, "frames": packed}
 
 
-def unpack(packed: Mapping, index: int) -> str:
-    """The SVG of frame ``index``: what the page's script does, in Python."""
-    frame = packed["frames"][index]
+def unpack(packed: Mapping, frame_index: int) -> str:
+    """The SVG of frame ``frame_index``: what the page's script does, in Python."""
+    frame = packed["frames"][frame_index]
     if "whole" in frame:
         return frame["whole"]
     lines = list(packed["base"])
-    lines[:] = [
-        dict(zip(frame["lines"][::2], frame["lines"][1::2], strict=True)).get(k, line) for k, line in enumerate(lines)
-    ]
+    for index, line in zip(frame["lines"][::2], frame["lines"][1::2], strict=True):
+        lines[index] = line
     return "\n".join(lines)

@@ -30,6 +30,12 @@ EVALUATE = """async ([source, cases]) => {
 }"""
 
 
+def fold(discovery: str) -> str:
+    """The discovery of a figure, folded under it."""
+    summary = "<summary>What to discover</summary>"
+    return f'<details class="ns-discovery">{summary}<p>{html.escape(discovery)}</p></details>'
+
+
 @dataclass(frozen=True)
 class Module:
     """A figure that computes in the page; build one with :func:`module`, show it as the last line of a cell.
@@ -57,10 +63,6 @@ class Module:
     @property
     def html(self) -> str:
         """The figure as HTML, the same for the built page and for a notebook."""
-        discovery = self.discovery and (
-            '<details class="ns-discovery"><summary>What to discover</summary>'
-            f"<p>{html.escape(self.discovery)}</p></details>"
-        )
         state = json.dumps(self.state, allow_nan=False, ensure_ascii=False).replace("</", "<\\/")
         return "\n".join(
             [
@@ -68,7 +70,7 @@ class Module:
                 f"<style>{_asset('module.css')}</style>",
                 f"<noscript>{self._fallback()}</noscript>",
                 '<div class="ns-stage"></div>',
-                discovery or "",
+                fold(self.discovery) if self.discovery else "",
                 f'<script type="application/json" class="ns-state">{state}</script>',
                 f'<script type="text/plain" class="ns-source">{self.source}</script>',
                 f"<script>{_asset('module-loader.js')}</script>",
