@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nslab import __version__, cli
+from nslab.cli import doctor
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_the_doctor_reports_versions_devices_cache_and_browser_as_json(run, tmp_
 def test_the_doctor_in_words_has_the_same_numbers(run, tmp_path, monkeypatch, program):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NSLAB_BROWSER", program)
-    monkeypatch.setattr(cli, "_devices", lambda: (["cuda:0 Some GPU"], 7))
+    monkeypatch.setattr(doctor, "_devices", lambda: (["cuda:0 Some GPU"], 7))
     output = run("doctor").output
     for pattern in (rf"nslab +{__version__}", r"torch +\d", r"devices +CPU, 7 threads; cuda:0 Some GPU", "cache +none"):
         assert re.search(pattern, output)
@@ -81,7 +82,7 @@ def test_the_doctor_in_words_has_the_same_numbers(run, tmp_path, monkeypatch, pr
 
 def test_a_missing_extra_is_named_with_the_command_that_mends_it_and_is_no_failure(run, monkeypatch, program):
     monkeypatch.setenv("NSLAB_BROWSER", program)
-    monkeypatch.setitem(cli.PACKAGES, "lab", ("jupyterlab", "no-such-package"))
+    monkeypatch.setitem(doctor.PACKAGES, "lab", ("jupyterlab", "no-such-package"))
     done = run("doctor", "--quiet")
     assert done.exit_code == 0
     assert done.output.startswith("Missing: no-such-package\n  mend:  ")
@@ -91,9 +92,9 @@ def test_a_missing_extra_is_named_with_the_command_that_mends_it_and_is_no_failu
 @pytest.mark.parametrize(
     ("patch", "what"),
     [
-        (lambda m: m.setitem(cli.PACKAGES, "", ("torch", "no-such-package")), "no-such-package"),
-        (lambda m: m.setattr(cli, "DATA", ("data/lost.csv",)), "data/lost.csv"),
-        (lambda m: m.setattr(cli, "_devices", lambda: 1 / 0), "a torch that imports (division by zero)"),
+        (lambda m: m.setitem(doctor.PACKAGES, "", ("torch", "no-such-package")), "no-such-package"),
+        (lambda m: m.setattr(doctor, "DATA", ("data/lost.csv",)), "data/lost.csv"),
+        (lambda m: m.setattr(doctor, "_devices", lambda: 1 / 0), "a torch that imports (division by zero)"),
     ],
 )
 def test_a_package_that_cannot_work_is_a_failure(run, monkeypatch, patch, what):
@@ -104,14 +105,14 @@ def test_a_package_that_cannot_work_is_a_failure(run, monkeypatch, patch, what):
 
 
 def test_a_gpu_that_torch_does_not_see_is_reported(run, monkeypatch):
-    monkeypatch.setattr(cli, "_devices", lambda: ([], 2))
-    monkeypatch.setattr(cli.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(doctor, "_devices", lambda: ([], 2))
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
     assert "a torch build that sees the NVIDIA GPU" in run("doctor").output
 
 
 def test_a_missing_browser_is_reported_with_its_remedy(run, monkeypatch):
     monkeypatch.delenv("NSLAB_BROWSER", raising=False)
-    monkeypatch.setattr(cli, "find_browser", lambda: None)
+    monkeypatch.setattr(doctor, "find_browser", lambda: None)
     done = run("doctor")
     assert done.exit_code == 0
     assert "Missing: a browser (only tests need it)" in done.output
@@ -120,36 +121,36 @@ def test_a_missing_browser_is_reported_with_its_remedy(run, monkeypatch):
 
 def test_the_browser_is_the_named_one_then_one_on_the_path_then_playwrights(monkeypatch, tmp_path, program):
     monkeypatch.setenv("NSLAB_BROWSER", program)
-    assert cli.find_browser() == program
+    assert doctor.find_browser() == program
     monkeypatch.delenv("NSLAB_BROWSER")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(cli, "BROWSERS", ("chromium", "browser"))
-    assert cli.find_browser() == program
-    monkeypatch.setattr(cli, "BROWSERS", ())
+    monkeypatch.setattr(doctor, "BROWSERS", ("chromium", "browser"))
+    assert doctor.find_browser() == program
+    monkeypatch.setattr(doctor, "BROWSERS", ())
     monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "none"))
-    assert cli.find_browser() is None
-    monkeypatch.setattr(cli, "_version", lambda name: None)  # Playwright is not installed
-    assert cli.find_browser() is None
+    assert doctor.find_browser() is None
+    monkeypatch.setattr(doctor, "_version", lambda name: None)  # Playwright is not installed
+    assert doctor.find_browser() is None
 
 
 def test_a_named_browser_that_is_not_there_is_refused(run, monkeypatch):
     monkeypatch.setenv("NSLAB_BROWSER", "/no/such/browser")
     with pytest.raises(ValueError, match="NSLAB_BROWSER is '/no/such/browser'"):
-        cli.find_browser()
+        doctor.find_browser()
     done = run("doctor")
     assert done.exit_code == 0
     assert "unset NSLAB_BROWSER" in done.output
 
 
 def test_lab_settings_are_laid_over_those_already_there(tmp_path):
-    path = cli.configure_jupyterlab(tmp_path)
-    assert json.loads(path.read_text()) == cli.LAB_SETTINGS
+    path = doctor.configure_jupyterlab(tmp_path)
+    assert json.loads(path.read_text()) == doctor.LAB_SETTINGS
     kept = {
         "theme": 1,
         "@jupyterlab/docmanager-extension:plugin": {"autosave": False, "defaultViewers": {"csv": "Table"}},
     }
     path.write_text(json.dumps(kept))
-    assert cli.configure_jupyterlab(tmp_path) == path
+    assert doctor.configure_jupyterlab(tmp_path) == path
     found = json.loads(path.read_text())
     assert found["theme"] == 1
     assert found["@jupyterlab/docmanager-extension:plugin"] == {
@@ -161,16 +162,16 @@ def test_lab_settings_are_laid_over_those_already_there(tmp_path):
 
 @pytest.mark.parametrize("content", ["{broken", "[1]"])
 def test_lab_settings_that_are_not_an_object_are_left_alone(run, tmp_path, monkeypatch, content):
-    path = cli.configure_jupyterlab(tmp_path)
+    path = doctor.configure_jupyterlab(tmp_path)
     path.write_text(content)
     with pytest.raises(ValueError, match="mend or remove it"):
-        cli.configure_jupyterlab(tmp_path)
+        doctor.configure_jupyterlab(tmp_path)
     assert path.read_text() == content
 
     def refuse():
         raise ValueError("mend or remove it")
 
-    monkeypatch.setattr(cli, "configure_jupyterlab", refuse)
+    monkeypatch.setattr(doctor, "configure_jupyterlab", refuse)
     done = run("doctor", "--configure-lab")
     assert done.exit_code == 1
     assert "Error: mend or remove it" in done.output
@@ -180,4 +181,4 @@ def test_configure_lab_writes_into_this_environment(run, monkeypatch, program):
     monkeypatch.setenv("NSLAB_BROWSER", program)
     assert run("doctor", "--configure-lab", "--quiet").exit_code == 0
     written = Path(sys.prefix, "share", "jupyter", "lab", "settings", "overrides.json")
-    assert json.loads(written.read_text()).items() >= cli.LAB_SETTINGS.items()
+    assert json.loads(written.read_text()).items() >= doctor.LAB_SETTINGS.items()

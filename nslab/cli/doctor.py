@@ -1,6 +1,6 @@
-"""The command line: `nslab doctor` says what is here, what is missing, and which command mends it.
+"""`nslab doctor`: what is here, what is missing, and which command mends it.
 
-Starting must be quick, so versions come from package metadata; only `doctor` imports torch, to ask for devices.
+Versions come from package metadata; only asking for devices imports torch.
 """
 
 import json
@@ -17,15 +17,7 @@ from typing import Annotated
 import typer
 
 from nslab import __version__
-
-app = typer.Typer(
-    name="nslab",
-    help="A laboratory for the noise stability of Transformers.",
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+from nslab.cli.clone import clone
 
 # What each part of the installation needs; the key is the extra in pyproject.toml, "" the package itself.
 PACKAGES = {
@@ -51,28 +43,6 @@ LAB_SETTINGS = {
 }
 
 
-def main() -> None:
-    """Entry point of the `nslab` command."""
-    app(prog_name="nslab")
-
-
-def _print_version(wanted: bool) -> bool:
-    if wanted:
-        typer.echo(f"nslab {__version__}")
-        raise typer.Exit
-    return wanted
-
-
-@app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """A laboratory for the noise stability of Transformers."""
-
-
-@app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     configure_lab: Annotated[
@@ -93,33 +63,6 @@ def doctor(
     else:
         typer.echo("\n".join(_lines(report, quiet)), nl=not quiet or bool(report["missing"]))
     if not report["works"]:
-        raise typer.Exit(1)
-
-
-@app.command()
-def claims(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    book: Annotated[Path | None, typer.Option(help="Folder of the book; by default that of this clone.")] = None,
-) -> None:
-    """Run the check of every claim of the book and print its state. Fails if a check is missing or raises."""
-    from nslab.claims import ClaimError, run
-
-    if book is None and (clone := _clone()):
-        book = clone / "book"
-    if book is None or not (book / "claims").is_dir():
-        typer.echo("Error: no folder `claims` here: go to a clone of the book, or give --book", err=True)
-        raise typer.Exit(1)
-    try:
-        results, problems = run.examine(book), []
-    except (ClaimError, ImportError) as error:
-        results, problems = [], [str(error)]
-    problems += [result.problem for result in results if result.problem]
-    if as_json:
-        typer.echo(json.dumps({"claims": [result.as_dict() for result in results], "problems": problems}, indent=2))
-    else:
-        typer.echo("\n".join(result.as_line() for result in results))
-        typer.echo("".join(f"Error: {problem}\n" for problem in problems), nl=False, err=True)
-    if problems:
         raise typer.Exit(1)
 
 
@@ -246,17 +189,11 @@ def _devices() -> tuple[list[str], int]:
     return names, torch.get_num_threads()
 
 
-def _clone() -> Path | None:
-    """The nearest folder upwards that holds the book's table of contents."""
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "_toc.yml").is_file()), None)
-
-
 def _cache() -> dict | None:
-    clone = _clone()
-    if clone is None:
+    here = clone()
+    if here is None:
         return None
-    path = clone / "_build" / ".jupyter_cache"
+    path = here / "_build" / ".jupyter_cache"
     return {"path": str(path), "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file())}
 
 
