@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nslab import __version__
-from nslab.cli import claims, doctor
+from nslab.cli import claims, doctor, fetch, records, rerun
 from nslab.cli.doctor import find_browser
 
 __all__ = ["app", "find_browser", "main"]
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (doctor.doctor, claims.claims):
+for command in (doctor.doctor, claims.claims, fetch.fetch, rerun.rerun, records.records):
     app.command()(command)
 
 

@@ -21,9 +21,11 @@ from nslab.cli.clone import clone
 
 # What each part of the installation needs; the key is the extra in pyproject.toml, "" the package itself.
 PACKAGES = {
-    "": ("torch", "numpy", "matplotlib", "ipywidgets", "jaxtyping", "typer"),
+    "": ("torch", "numpy", "matplotlib", "ipywidgets", "jaxtyping", "typer", "rich", "safetensors", "filelock"),
     "lab": ("jupyterlab", "jupytext"),
     "book": ("jupyter-book", "sphinx-book-theme"),
+    "models": ("transformers", "accelerate", "gguf"),
+    "hub": ("datasets",),
     "test": ("pytest", "playwright"),
 }
 DATA = ("data/electoral-college-2024.csv", "explore/assets/explore.js", "explore/assets/explore.css")
