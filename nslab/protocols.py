@@ -1,6 +1,6 @@
-"""What theory, networks and experiments agree on: a model, a penalty, a recorder, and how a model is called.
+"""What theory, networks and experiments agree on: models, scores, penalties, recorders, and how a model is called.
 
-The three protocols are structural: nothing needs to inherit from them, and any function of the right shape will do.
+The protocols are structural: nothing needs to inherit from them, and any function of the right shape will do.
 `isinstance` can only see that the method is there, not its arguments.
 """
 
@@ -18,6 +18,47 @@ class Model(Protocol):
 
     def __call__(self, x: Tensor, /) -> Tensor:
         """Outputs for a batch of inputs, row by row: row i of the result depends on row i of x only."""
+        ...
+
+
+@runtime_checkable
+class TokenModel(Protocol):
+    """A network over token ids that can be entered at its embeddings and read at one position.
+
+    Every language model of `nslab.zoo` is one, and so is `nslab.transformer.Transformer`.
+
+    Attributes:
+        vocabulary: number of token ids, 0 .. vocabulary - 1.
+        context: the longest sequence it takes, in tokens.
+        special: ids that noise must not touch and must not produce (padding, separators, masks).
+    """
+
+    vocabulary: int
+    context: int
+    special: tuple[int, ...]
+
+    def __call__(self, ids: Tensor, /, at: Tensor | None = None) -> Tensor:
+        """Outputs (batch, length, outputs) for ids (batch, length); with `at` (batch,), one position of each row."""
+        ...
+
+    def embed(self, ids: Tensor, /) -> Tensor:
+        """Token embeddings (batch, length, width), before positions are added."""
+        ...
+
+    def from_embeddings(self, embeddings: Tensor, /, at: Tensor | None = None) -> Tensor:
+        """As a call, from embeddings: `m.from_embeddings(m.embed(ids), at)` equals `m(ids, at)`."""
+        ...
+
+
+@runtime_checkable
+class PromptScore(Protocol):
+    """One number a prompt, fixed at given prompts: for example the log-probability of each prompt's top next token.
+
+    It differs from a plain callable in that a row must know its prompt, because each prompt has a token of its own.
+    """
+
+    def for_prompts(self, prompt: Tensor, /) -> Model:
+        """The score for rows that are variants of the prompts with these indices (rows,): ids to (rows,)."""
         ...
 
 
