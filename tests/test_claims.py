@@ -16,8 +16,10 @@ from nslab import cli
 from nslab import gaussian as gs
 from nslab.claims import Claim, ClaimError, Comparison, Provenance, State, Verdict, compare, examine, load, load_folder
 from nslab.claims import checks_2602_08287 as checks
+from nslab.claims import checks_2602_08287_models as model_checks
 from nslab.claims.run import query
 from nslab.claims.verdicts import _T, LEAST_SEEDS
+from nslab.records import file_hashes
 from nslab.stability import concentration_degree, spectral_tail_bound
 
 BOOK = Path(__file__).parents[1] / "book"
@@ -179,21 +181,61 @@ def test_the_quantiles_are_students():
     assert pytest.approx([t.ppf(0.975, freedom) for freedom in range(4, 31)], abs=1e-6) == list(_T)
 
 
-def test_a_record_answers_for_its_newest_run_of_the_asked_preset(tmp_path):
-    def record(name, values):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        (tmp_path / "runs" / name / "result.json").write_text(json.dumps({"speed_up": values}))
+@pytest.fixture
+def record(tmp_path):
+    """``record(name, values, fresh=True)``: a record of ``runs`` with one ``speed_up`` a seed; returns its folder."""
 
-    asked = "runs?preset=full&value=speed_up&theirs=1.36&null=1"
-    assert query(asked, tmp_path).state is State.OPEN
+    def write(name, values, fresh=True):
+        path = tmp_path / "runs" / name
+        path.mkdir(parents=True)
+        sources = file_hashes("nslab.estimate") if fresh else {"nslab/estimate.py": "0"}
+        (path / "run.json").write_text(
+            json.dumps({"code": ["nslab.estimate"], "sources": sources, "seeds": len(values)})
+        )
+        (path / "result.json").write_text(json.dumps({"speed_up": values}))
+        return path
+
+    return write
+
+
+ASKED = "runs?preset=full&value=speed_up&theirs=1.36&null=1"
+NEAR, FAR = [1.3, 1.4, 1.35, 1.38, 1.33], [1.0, 1.1, 0.9, 1.0, 1.05]
+
+
+def test_a_record_answers_for_its_newest_run_of_the_asked_preset(record, tmp_path):
+    assert query(ASKED, tmp_path).state is State.OPEN
     record("quick-cpu-20270101T000000", [1.36] * 6)
-    assert query(asked, tmp_path).evidence == "Not run yet: there is no record of runs at the preset full."
-    record("full-cuda-20260101T000000", [1.0, 1.1, 0.9, 1.0, 1.05])
-    assert query(asked, tmp_path).state is State.NOT_REPRODUCED
-    record("full-cpu-20260201T000000", [1.3, 1.4, 1.35, 1.38, 1.33])
-    assert query(asked, tmp_path).state is State.HOLDS
+    assert query(ASKED, tmp_path).evidence == "Not run yet: there is no record of runs at the preset full."
+    record("full-cuda-20260101T000000", FAR)
+    assert query(ASKED, tmp_path).state is State.NOT_REPRODUCED
+    record("full-cpu-20260201T000000", NEAR)
+    assert query(ASKED, tmp_path).state is State.HOLDS
     with pytest.raises(ClaimError, match="no list of numbers 'loss'"):
-        query(asked.replace("speed_up", "loss"), tmp_path)
+        query(ASKED.replace("speed_up", "loss"), tmp_path)
+
+
+def test_a_stale_record_answers_with_a_warning_until_there_is_a_fresh_one(record, tmp_path):
+    record("full-cpu-20260201T000000", FAR, fresh=False)
+    verdict = query(ASKED, tmp_path)
+    assert verdict.state is State.NOT_REPRODUCED
+    assert verdict.evidence.endswith("it excludes 1.36. (stale: `nslab/estimate.py` has changed since)")
+    record("full-cpu-20260101T000000", NEAR)
+    verdict = query(ASKED, tmp_path)
+    assert verdict.state is State.HOLDS, "the fresh record is older and counts"
+    assert "stale" not in verdict.evidence
+
+
+@pytest.mark.parametrize("name", ["run.json", "result.json"])
+def test_a_damaged_record_is_an_error_that_names_it(record, tmp_path, write, name):
+    record("full-cpu-20260101T000000", NEAR)
+    (record("full-cpu-20260201T000000", NEAR) / name).write_text('{"speed_up": [1')
+    with pytest.raises(ClaimError, match=rf"full-cpu-20260201T000000/{name}: not JSON .*restore the record"):
+        query(ASKED, tmp_path)
+    (tmp_path / "runs").rename(tmp_path / "hidden")
+    (tmp_path / "records").mkdir()
+    (tmp_path / "hidden").rename(tmp_path / "records" / "runs")
+    (result,) = examine(write(ENTRY | {"check": f"record:{ASKED}"}))
+    assert f"{name}: not JSON" in result.problem
 
 
 # The claims of this repository
@@ -219,9 +261,15 @@ def test_every_claim_on_a_page_exists_and_has_one_card():
 
 
 def test_every_check_in_the_package_is_named_by_a_claim():
-    public = {name for name, value in vars(checks).items() if getattr(value, "__module__", "") == checks.__name__}
-    named = {claim.check.partition(":")[2] for claim in load_folder(BOOK / "claims")}
-    assert {name for name in public if not name.startswith("_")} == named - {name for name in named if "?" in name}
+    public = {
+        f"{module.__name__}:{name}"
+        for module in (checks, model_checks)
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__annotations__", {}).get("return") is Verdict
+        if value.__module__ == module.__name__
+    }
+    named = {claim.check for claim in load_folder(BOOK / "claims")}
+    assert public == {check for check in named if not check.startswith("record:")}
 
 
 HOLD, CHANGED, OPEN = State.HOLDS, State.HOLDS_WITH_CHANGES, State.OPEN

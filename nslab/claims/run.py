@@ -1,15 +1,14 @@
 """Running checks: find what a claim names, call it, and hold the answer to the rules."""
 
 import importlib
-import json
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from nslab.claims.entries import Claim, ClaimError, load_folder
 from nslab.claims.verdicts import State, Verdict, compare
+from nslab.records import RecordError, strongest
 
 _QUERY = {"preset", "value", "theirs", "null"}
 
@@ -74,21 +73,29 @@ def query(text: str, records: Path) -> Verdict:
     """The verdict of a record, `<experiment>?preset=full&value=speed_up&theirs=1.36&null=1`.
 
     `preset` is the one that runs at the paper's setting; `value` is a key of the record's `result.json` that holds
-    one number a seed. The newest record of that preset counts. Without one the claim is *open*.
+    one number a seed. The strongest record of that preset counts: a fresh one before a stale one. Without a record the
+    claim is *open*. From a stale record the evidence says so, and which file has changed since.
 
-    Errors: `ClaimError` when the query has a wrong or missing key, or the record does not hold the numbers.
+    Errors: `ClaimError` when the query has a wrong or missing key, a record of that preset is damaged, or the record
+    does not hold the numbers.
     """
     experiment, _, rest = text.partition("?")
     asked = dict(parse_qsl(rest))
     if not set(asked) <= _QUERY or not {"preset", "value", "theirs"} <= set(asked):
         raise ClaimError(f"query {rest!r}: the keys are preset, value and theirs, and null if you like")
-    pattern = re.compile(re.escape(asked["preset"]) + r"-\w+-(\d{8}T\d{6})")
-    found = [(match[1], path) for path in (records / experiment).glob("*") if (match := pattern.fullmatch(path.name))]
-    if not found:
+    try:
+        record = strongest(experiment, asked["preset"], records)
+    except RecordError as error:
+        raise ClaimError(str(error)) from None
+    if record is None:
         return Verdict(State.OPEN, f"Not run yet: there is no record of {experiment} at the preset {asked['preset']}.")
-    path = max(found)[1] / "result.json"
-    values = json.loads(path.read_text(encoding="utf-8")).get(asked["value"])
+    values = record.result.get(asked["value"])
     if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
-        raise ClaimError(f"{path} has no list of numbers {asked['value']!r}: one number a seed is needed")
+        raise ClaimError(
+            f"{record.path / 'result.json'} has no list of numbers {asked['value']!r}: one number a seed is needed"
+        )
     null = float(asked["null"]) if "null" in asked else None
-    return compare(values, float(asked["theirs"]), null=null)
+    verdict = compare(values, float(asked["theirs"]), null=null)
+    if record.stale:
+        verdict = replace(verdict, evidence=f"{verdict.evidence} (stale: {record.stale_because})")
+    return verdict

@@ -33,6 +33,8 @@ class History:
             self._values.setdefault(name, []).append(array)
 
     def _checked(self, name: str, step: int, array: np.ndarray) -> np.ndarray:
+        if name in ("file", "allow_pickle"):  # numpy's own words, with which `packed` would fail at the very end
+            raise ValueError(f"{name}: numpy cannot write a series of this name: call it otherwise")
         if name.endswith("_step"):
             raise ValueError(f"{name}: names that end in _step hold the steps of a series: call it otherwise")
         if name not in self._steps:

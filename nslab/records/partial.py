@@ -29,9 +29,10 @@ class Partial:
     @property
     def running(self) -> bool:
         """Whether a process is at work in it."""
-        if not (self.place.partial / "lock").exists():
+        try:
+            held = hold(self.place.partial, "rb")  # only looks: another user may look, too
+        except FileNotFoundError:
             return False
-        held = hold(self.place.partial)
         if held:
             held.close()
         return held is None
@@ -73,17 +74,23 @@ def resumable(folder: Path, preset: str, device: str, about: dict) -> Place:
 
     Errors: `RecordError` when there is none: it says what differs, or that it is running, or that nothing is there.
     """
-    reasons = []
+    reasons, whole = [], []
     for partial in reversed(list(unfinished(folder.name, folder.parent))):
         named = NAME.fullmatch(partial.place.name)
         if named and (named["preset"], named["device"]) != (preset, device):
             continue
         if partial.place.final.exists():
+            if partial.about and _difference_of_settings(partial.about, about) is None:
+                whole.append(partial.place.final)
             continue
+        if partial.about is None and not partial.saved:
+            continue  # killed as it began
         reason = _mismatch(partial, about)
         if reason is None:
             return partial.place
         reasons.append(f"{partial.place.partial}: {reason}")
+    if whole and not reasons:
+        raise RecordError(f"nothing to resume: the run was killed when its record {whole[0]} was already whole")
     if not reasons:
         raise RecordError(
             f"nothing to resume: no unfinished {preset} run of {folder.name} on {device} is in {folder}; "
@@ -99,11 +106,15 @@ def _mismatch(partial: Partial, about: dict) -> str | None:
         return f"its {MANIFEST} is missing or damaged"
     if partial.running:
         return "it is still running"
-    then, now = _flat(partial.about["config"]), _flat(about["config"])
+    return _difference_of_settings(partial.about, about)
+
+
+def _difference_of_settings(there: dict, here: dict) -> str | None:
+    then, now = _flat(there["config"]), _flat(here["config"])
     for key in [*now, *then]:
         if then.get(key) != now.get(key):
             return f"{key} is {then.get(key)!r} there and {now.get(key)!r} here"
-    return difference(partial.about["sources"], about["sources"])
+    return difference(there["sources"], here["sources"])
 
 
 def _flat(config: object, prefix: str = "") -> dict:
@@ -121,17 +132,17 @@ def unfinished(experiment: str | None = None, root: Path | str | None = None) ->
         try:
             about = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             about = about if {"config", "sources", "command"} <= set(about) else None
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             about = None
         yield Partial(Place(path.parent, path.name.removeprefix(PARTIAL)), about)
 
 
-def hold(folder: Path) -> IO | None:
+def hold(folder: Path, mode: str = "ab") -> IO | None:
     """Lock a partial folder for as long as the returned file is open; None when another process holds it.
 
     The system frees the lock of a process that is killed. Where it has no such locks (Windows), nothing is held back.
     """
-    file = open(folder / "lock", "ab")  # noqa: SIM115 (it stays open on purpose)
+    file = open(folder / "lock", mode)  # noqa: SIM115 (it stays open on purpose)
     try:
         import fcntl
 

@@ -171,7 +171,7 @@ def _changed(run: dict, records: Path) -> str | None:
         return "it does not say which sources made it"
     try:
         now = file_hashes(*locate(run["code"], records))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, LookupError, TypeError) as error:
         return f"its sources cannot be read: {error}"
     return difference(then, now)
 

@@ -81,6 +81,7 @@ def perform(
     base = Path(records or root())
     given = experiment.presets[preset]
     config = given if config is None else config
+    _refuse_unclear(dataclasses.asdict(config), "config")  # now, and not when the record is written
     filed = preset if dataclasses.replace(config, seeds=given.seeds) == given else CUSTOM
     with ranks.group(device) as (rank, world, device):
         kind = torch.device(device).type
@@ -96,7 +97,8 @@ def perform(
             }
             folder = folder_of(experiment.name, base)
             place = (resumable if resume else begin)(folder, filed, kind, about)
-            lock = hold(place.partial)
+            with explained(place.partial):
+                lock = hold(place.partial)
             if lock is None:
                 raise RecordError(f"{place.partial} is held by another process: let it finish")
             for name in OWN:  # of a record that was not finished; artifacts stay
@@ -107,6 +109,9 @@ def perform(
             with Bar(experiment.name, progress and rank == 0) as bar:
                 log = RunLog(place.partial, rank=rank, world=world, bar=bar, usage=spent)
                 result = experiment.run(config, log, device=torch.device(device))
+            if not isinstance(result, dict):
+                raise ValueError(f"result is a {type(result).__name__}: let the experiment's run return a dict")
+            _refuse_unclear(result, "result")
             spent.note()
             ranks.gathered(None, world)  # all have noted what they used
             if rank != 0:
@@ -115,7 +120,9 @@ def perform(
             return _assemble(place, log, told, result, experiment.phenomenon)
         except BaseException as error:
             if rank == 0:
-                if any(place.partial.glob("*.pt")) and not isinstance(error, TooLarge):
+                if place.final.exists():
+                    error.add_note(f"The record is whole: {place.final}")
+                elif any(place.partial.glob("*.pt")) and not isinstance(error, TooLarge):
                     error.add_note(f"The last checkpoint is kept; go on with: {about['command']} --resume")
                 elif not (place.partial / ASSEMBLED).exists():
                     shutil.rmtree(place.partial, ignore_errors=True)  # nothing in it that could be resumed
@@ -128,7 +135,6 @@ def perform(
 def _assemble(place: Place, log: RunLog, told: dict, result: dict, phenomenon: Callable) -> Record:
     """Write the record inside the partial folder, weigh it, and give it its name in one step."""
     folder = place.partial / ASSEMBLED
-    _refuse_unclear(result, "result")
     config = told.pop("config")
     contents = {"config.json": _json(config), "history.npz": packed(log.arrays()), "result.json": _json(result)}
     with explained(folder):
@@ -165,17 +171,17 @@ def _weigh(folder: Path) -> None:
 
 
 def _refuse_unclear(value: object, where: str) -> None:
-    """A result is JSON that reads back as it was: no tensors, no NaN, no keys but text."""
+    """Only JSON that reads back as it was: no tensors, no NaN, no keys but text."""
     if isinstance(value, dict):
         for key, part in value.items():
             if not isinstance(key, str):
-                raise ValueError(f"{where} has the key {key!r}: keys of a result are text")
+                raise ValueError(f"{where} has the key {key!r}: keys are text")
             _refuse_unclear(part, f"{where}[{key!r}]")
     elif isinstance(value, list | tuple):
         for index, part in enumerate(value):
             _refuse_unclear(part, f"{where}[{index}]")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} is {value}: a result is finite; write None where there is no number")
+        raise ValueError(f"{where} is {value}: a record holds finite numbers; write None where there is no number")
     elif not isinstance(value, str | int | float | None):
         raise ValueError(
             f"{where} is a {type(value).__name__}: give numbers, text, lists and dicts (.item(), .tolist())"
@@ -188,4 +194,4 @@ def _json(content: object) -> bytes:
 
 def _told(code: str | Path, records: Path) -> str:
     """A module by its name; a file relative to the folder of all records, where readers will look for it."""
-    return Path(os.path.relpath(code, records)).as_posix() if isinstance(code, Path) else code
+    return Path(os.path.relpath(code, records.resolve())).as_posix() if isinstance(code, Path) else code

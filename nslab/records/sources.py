@@ -36,7 +36,8 @@ def file_hashes(*code: str | Path) -> dict[str, str]:
     """A hash for each file that `code` rests on: `nslab/...` for files of the package, plain names for others.
 
     Imports are followed transitively, also those inside functions. `from nslab.room import name` follows the file
-    that defines `name`, past a package's `__init__` that only hands it on. Modules named by a string at run time
+    that defines `name`, past a package's `__init__` that only hands it on. Data of the package, such as the weights of
+    char-gpt, belong to the files that name them in a string. Modules named by a string at run time
     (`importlib.import_module`) are not seen.
     """
     found: dict[str, str] = {}
@@ -53,8 +54,12 @@ def file_hashes(*code: str | Path) -> dict[str, str]:
         name = path.relative_to(PACKAGE.parent).as_posix() if path.is_relative_to(PACKAGE) else path.name
         if name in found:
             continue
-        digest, imports = _read(path, module, path.stat().st_mtime_ns)
+        digest, imports, strings = _read(path, module, path.stat().st_mtime_ns)
         found[name] = digest
+        for file in _data():
+            if file.name in strings:
+                content = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+                found[file.relative_to(PACKAGE.parent).as_posix()] = content
         for target, wanted in imports:
             module = _defining(target, wanted)
             if module.split(".")[0] == "nslab" and not f"{module}.".startswith(f"{UNCOUNTED}.") and _file(module):
@@ -107,11 +112,14 @@ def _docstrings(tree: ast.Module) -> Iterator[ast.Expr]:
 
 
 @lru_cache(maxsize=1024)
-def _read(path: Path, module: str, changed: int) -> tuple[str, Sequence[tuple[str, str | None]]]:
-    """Hash and imports of a file; `changed` (its time stamp) is there so that an edited file is read again."""
+def _read(path: Path, module: str, changed: int) -> tuple[str, Sequence[tuple[str, str | None]], frozenset[str]]:
+    """Hash, imports and last parts of strings of a file; with another time stamp, `changed`, it is read again."""
     text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
     digest = hashlib.sha256(without_prose(text).encode()).hexdigest()[:16]
-    return digest, tuple(_imports(ast.walk(ast.parse(text)), module, path))
+    values = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    strings = frozenset(value.rpartition("/")[2] for value in values if isinstance(value, str))
+    return digest, tuple(_imports(ast.walk(tree), module, path)), strings
 
 
 @lru_cache(maxsize=1024)
@@ -152,6 +160,12 @@ def _defining(module: str, name: str | None) -> str:
         if further and further != (module, name):
             return _defining(*further)
     return module
+
+
+@lru_cache(maxsize=1)
+def _data() -> tuple[Path, ...]:
+    """Files of the package that are no Python."""
+    return tuple(path for path in PACKAGE.rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc"))
 
 
 def _file(module: str) -> Path | None:

@@ -41,10 +41,13 @@ class Usage:
 
 def total(folder: Path) -> dict:
     """All calls together: when the first began, seconds of rank 0, CPU seconds of all ranks, the most memory of one."""
-    calls = {path: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("call-*.json"))}
+    calls = {}
+    for path in sorted(folder.glob("call-*.json")):
+        with contextlib.suppress(OSError, ValueError):  # empty after a crash of the machine: no reason to lose the run
+            calls[path] = json.loads(path.read_text(encoding="utf-8"))
     first_rank = [told for path, told in calls.items() if path.stem.split("-")[2] == "0"]
     found = {
-        "started": min(told["started"] for told in first_rank),
+        "started": min((told["started"] for told in first_rank), default=None),
         "calls": len(first_rank),
         "seconds": round(sum(told["seconds"] for told in first_rank), 1),
         "cpu_seconds": round(sum(told["cpu_seconds"] for told in calls.values()), 1),

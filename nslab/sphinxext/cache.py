@@ -14,10 +14,13 @@ from pathlib import Path
 
 from sphinx.environment import BuildEnvironment
 
+from nslab import records
+
 PACKAGE = Path(__file__).parents[1]
 _KERNELSPEC = re.compile(r"^kernelspec:\n", re.MULTILINE)
 _CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _PATH = re.compile(r"""["'](?:book/)?(records/[\w./-]+)["']""")
+_ASKED = re.compile(r"""\b(?:strongest|find|survey)\(\s*(?:["']([\w-]+)["'])?""")
 
 
 def is_chapter(text: str) -> bool:
@@ -58,23 +61,58 @@ def sources(code: str) -> list[Path]:
     for module in modules:
         stem = PACKAGE.joinpath(*module.split(".")[1:])
         paths.append(stem / "__init__.py" if stem.is_dir() else stem.with_suffix(".py"))
-    data = [path for path in PACKAGE.rglob("*") if path.suffix in {".csv", ".js", ".css", ".json"}]
+    data = [path for path in PACKAGE.rglob("*") if path.suffix in {".csv", ".js", ".css", ".json", ".safetensors"}]
     return sorted(paths) + sorted(data)
 
 
 def chapter_key(text: str, root: Path) -> str:
-    """Hash of the chapter's code, its `sources`, the book's files it reads by name, and the versions that matter."""
+    """Hash of the chapter's code, its `sources`, the records it reads, and the versions that matter.
+
+    Records are those under a path that the code names, `"records/..."`, and those of an experiment it asks for,
+    `records.strongest("char-gpt")`; where it asks with a variable, all. A new record, or one that has become stale, is
+    another key.
+    """
     code = code_of(text)
     digest = hashlib.sha256(code.encode())
     for name in ("torch", "matplotlib", "numpy", "ipywidgets"):
         digest.update(f"{name}={version(name)};".encode())
     digest.update(sys.version.encode())
     read = [root / "book" / found for found in sorted(set(_PATH.findall(code)))]
-    files = [file for path in read for file in [path, *sorted(path.rglob("*"))] if file.is_file()]
+    files = [file for path in read for file in _files(path)]
     for path in sources(code) + files:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
+    for name in asked(code):
+        digest.update(records_key(name, records.root(root)).encode())
     return digest.hexdigest()[:16]
+
+
+def asked(code: str) -> list[str | None]:
+    """The experiments whose records the code asks `nslab.records` for; None where it asks with a variable."""
+    names = set(_ASKED.findall(code)) if "nslab.records" in imported(code) else ()
+    return [name or None for name in sorted(names)]
+
+
+def records_key(experiment: str | None, folder: Path) -> str:
+    """Hash of the records of an experiment, or of all: their files, and whether each is stale today.
+
+    Unfinished runs are left out. `folder` is that of all records.
+    """
+    found, problems = records.survey(experiment, folder)
+    digest = hashlib.sha256("\0".join(problems).encode())
+    for record in found:
+        digest.update(f"{record.path.name} {record.stale_because}".encode())
+        for path in _files(record.path):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or the files of the folder, without hidden ones: a run that is not finished is no record yet."""
+    inside = [
+        file for file in sorted(path.rglob("*")) if not any(p.startswith(".") for p in file.relative_to(path).parts)
+    ]
+    return [file for file in [path, *inside] if file.is_file()]
 
 
 def usage_path(root: Path | str, docname: str, key: str) -> Path:

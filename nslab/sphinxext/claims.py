@@ -19,6 +19,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+from nslab import records
 from nslab.claims import ClaimError, Provenance, State, load
 from nslab.sphinxext import cache
 
@@ -44,8 +45,12 @@ def claims_key(root: Path, files: list[Path]) -> str:
     read = cache.sources("\n".join(f"import {name}" for name in ["nslab.claims", *names]))
     read += [path for name in names if (path := root.joinpath(*name.split(".")).with_suffix(".py")).is_file()]
     experiments = {check.partition(":")[2].partition("?")[0] for check in checks if check.startswith("record:")}
-    read += [path for name in experiments for path in root.glob(f"book/records/{name}/*/result.json")]
-    digest = hashlib.sha256("\0".join([sys.version, version("torch"), version("numpy"), *texts]).encode())
+    asked = [cache.records_key(name, root / "book" / "records") for name in sorted(experiments)]
+    stems = {name.rpartition(".")[2] for name in names}
+    for path in sorted(path for path in read if path.stem in stems):
+        of = cache.asked(path.read_text(encoding="utf-8"))
+        asked += [cache.records_key(name, records.root(root)) for name in of]
+    digest = hashlib.sha256("\0".join([sys.version, version("torch"), version("numpy"), *texts, *asked]).encode())
     for path in sorted(set(read)):
         digest.update(f"{path}".encode() + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -5,11 +5,8 @@ process, on one thread, in CPU seconds, one right after the other. A benchmark i
 target is printed, not raised.
 """
 
-import hashlib
 import json
 import os
-import platform
-import resource
 import statistics
 import sys
 import tempfile
@@ -19,6 +16,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from nslab.records import file_hashes, machine
+from nslab.records.sources import combine
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "book" / "records" / "benchmarks"
@@ -130,7 +130,10 @@ def show(rows: Iterable[Row]) -> str:
 
 
 def record(rows: list[Row], seconds: float, device: str = "cpu", preset: str = "all") -> Path:
-    """Write `result.json` and `run.json` into a new folder of `book/records/benchmarks`, all or nothing."""
+    """Write `result.json` and `run.json` into a new folder of `book/records/benchmarks`, all or nothing.
+
+    A benchmark has no configuration, history or seeds, so it has no `RunLog`; `nslab.records` reads it all the same.
+    """
     now = datetime.now(UTC)
     folder = RECORDS / f"{preset}-{device}-{now:%Y%m%dT%H%M%S}"
     RECORDS.mkdir(parents=True, exist_ok=True)
@@ -148,28 +151,22 @@ def _write(path: Path, content: dict) -> None:
 
 
 def _circumstances(now: datetime, seconds: float, device: str) -> dict:
-    import torch
-
+    """As `run.json` of an experiment tells it, so that `nslab records` lists benchmarks too, stale ones as stale."""
+    ran = [
+        Path(module.__file__) for name, module in sorted(sys.modules.items()) if name.startswith("tests.benchmarks.")
+    ]
+    ran = [path for path in ran if path.stem != "__main__"]
+    sources = file_hashes(*ran)
     return {
         "finished": f"{now:%Y-%m-%dT%H:%M:%SZ}",
         "seconds": round(seconds, 1),
         "command": "python -m tests.benchmarks",
-        "device": device,
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": sys.version.split()[0],
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
-        "source": _source_hash(),
+        **machine.circumstances(device, PACKAGES),
+        "peak_memory_mib": (machine.peak_memory() or 0) // 2**20,
+        "code": [Path(os.path.relpath(path, RECORDS.parent)).as_posix() for path in ran],
+        "sources": sources,
+        "source": combine(sources),
     }
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _version(package: str) -> str | None:
@@ -177,16 +174,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _source_hash() -> str:
-    """SHA-256 over what ran: the loaded modules of the package and of the benchmarks, names and contents in order."""
-    ours = {
-        name: module.__file__
-        for name, module in sys.modules.items()
-        if name.startswith(("nslab", "tests.benchmarks")) and getattr(module, "__file__", None)
-    }
-    digest = hashlib.sha256()
-    for name in sorted(ours):
-        digest.update(f"{name}\0".encode() + Path(ours[name]).read_bytes())
-    return digest.hexdigest()

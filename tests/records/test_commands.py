@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -35,6 +36,9 @@ def nslab(tmp_path, toy):
         (["toy", "--set", "steps=1.5"], "steps is of type int, as 40"),
         (["toy", "--set", "batched=1"], "batched is of type bool, as True"),
         (["toy", "--set", "steps=0"], "steps = 0: give 1 or more"),
+        (["toy", "--set", "seeds=0"], "--seeds 0: give 1 or more"),
+        (["toy", "--set", "steps=none"], "steps is of type int, as 40"),
+        (["toy", "--set", "drift=1e999"], "drift is of type float, as 0.5"),
         (["toy", "--device", "cudda"], "--device cudda: Expected one of cpu, cuda"),
         (["lost.py"], "lost.py: there is no such file"),
         (["who-maters"], "no experiment 'who-maters': did you mean 'who-matters'?"),
@@ -115,15 +119,68 @@ def test_ctrl_c_says_how_to_go_on(nslab, tmp_path, monkeypatch):
     assert records.find("toy", root=tmp_path)[0].seeds == 4
 
 
-def test_inputs_that_were_not_fetched_need_no_traceback(nslab, tmp_path):
-    path = tmp_path / "hungry.py"
-    body = "from dataclasses import dataclass\nfrom nslab.corpora import NotFetched\n"
-    body += "@dataclass(frozen=True)\nclass Config:\n    seeds: int = 1\n\nPRESETS = {'quick': Config()}\n"
-    body += "def run(config, log, *, device):\n    raise NotFetched('run `nslab fetch shakespeare` (1.8 MB)')\n"
-    path.write_text(body + "def phenomenon(result):\n    return None\n")
+EXPERIMENT = """
+from dataclasses import dataclass
+{above}
+@dataclass(frozen=True)
+class Config:
+    seeds: int = 1
+PRESETS = {{'quick': Config()}}
+def run(config, log, *, device):
+    log.save({{'done': 1}})
+    {within}
+def phenomenon(result):
+    return None
+"""
+MODELS = 'the package gguf is missing: pip install "nslab[models]"\n'
+
+
+@pytest.mark.parametrize(
+    ("above", "within", "message"),
+    [
+        (
+            "from nslab.corpora import NotFetched",
+            "raise NotFetched('run `nslab fetch x`')",
+            "run `nslab fetch x`\nThe last",
+        ),
+        (
+            "from nslab.zoo import CannotLoad",
+            "raise CannotLoad('x is gated')",
+            "x is gated\nThe last checkpoint is kept",
+        ),
+        ("", "raise ValueError('model = 3: give a name')", "model = 3: give a name\nThe last checkpoint is kept"),
+        ("from nslab import zoo", "zoo.load('')", "name is empty: choose one of"),
+        ("", "return {'loss': float('nan')}", "result['loss'] is nan: a record holds finite numbers"),
+        ("", "import gguf.constants", f"{MODELS}The last checkpoint is kept; go on with: nslab rerun"),
+        ("import gguf", "", MODELS),
+    ],
+)
+def test_an_error_that_says_what_to_do_needs_no_traceback(nslab, tmp_path, monkeypatch, above, within, message):
+    monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
+    path = tmp_path / "mine.py"
+    path.write_text(EXPERIMENT.format(above=above, within=within))
     done = nslab("rerun", path)
     assert done.exit_code == 1
-    assert done.stderr == "Error: run `nslab fetch shakespeare` (1.8 MB)\n"
+    assert done.stderr.startswith(f"Error: {message}")
+
+
+@pytest.mark.parametrize(
+    "within", ["raise KeyError('x')", "int('x')", "import no_such_package", "import torch; torch.zeros(2).view(3)"]
+)
+def test_any_other_error_keeps_its_traceback_and_says_how_to_go_on(nslab, tmp_path, within):
+    path = tmp_path / "mine.py"
+    path.write_text(EXPERIMENT.format(above="", within=within))
+    done = nslab("rerun", path)
+    assert isinstance(done.exception, KeyError | ValueError | ImportError | RuntimeError)
+    assert "go on with: nslab rerun" in done.exception.__notes__[0]
+    assert done.stderr == ""
+
+
+def test_the_help_gives_examples_that_fit_a_narrow_terminal():
+    done = CliRunner().invoke(cli.app, ["rerun", "--help"], env={"COLUMNS": "80"})
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "\n  nslab rerun char-gpt --preset full --resume   go on after a kill\n" in done.stdout
+    assert "[default: quick]" in done.stdout
 
 
 def test_without_a_name_the_experiments_are_listed():

@@ -58,6 +58,8 @@ def test_a_value_that_does_not_fit_its_series_is_refused_and_nothing_is_kept(ste
 def test_names_of_the_layout_are_refused(tmp_path):
     with pytest.raises(ValueError, match="loss_step: names that end in _step hold the steps"):
         RunLog(tmp_path).record(0, loss_step=1)
+    with pytest.raises(ValueError, match="file: numpy cannot write a series of this name"):
+        RunLog(tmp_path).record(0, file=1)
     for name in ("run.json", "a/b", "../x", ".hidden"):
         with pytest.raises(ValueError, match="give a plain file name"):
             RunLog(tmp_path).artifact(name)

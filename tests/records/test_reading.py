@@ -46,6 +46,7 @@ def test_stale_says_which_file_has_changed(stored, tmp_path):
         ({"sources": None}, "it does not say which sources made it"),
         ({"code": ["nslab.reruns.gone"]}, "its sources cannot be read: there is no module nslab.reruns.gone"),
         ({"code": ["../gone.py"]}, "its sources cannot be read: .*gone.py"),
+        ({"code": 3}, "its sources cannot be read"),
         ({"sources": {"a.py": "1", "b.py": "2"}}, r"`a.py`, `b.py` and 1 more have changed since"),
     ],
 )

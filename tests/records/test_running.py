@@ -238,9 +238,9 @@ def test_a_run_that_ends_before_its_first_checkpoint_leaves_nothing_behind(run, 
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ({"loss": float("nan")}, r"result\['loss'\] is nan: a result is finite"),
+        ({"loss": float("nan")}, r"result\['loss'\] is nan: a record holds finite numbers"),
         ({"a": [{"b": RunLog}]}, r"result\['a'\]\[0\]\['b'\] is a type: give numbers, text, lists"),
-        ({1: 2}, "result has the key 1: keys of a result are text"),
+        ({1: 2}, "result has the key 1: keys are text"),
     ],
 )
 def test_a_result_that_is_no_json_is_refused_by_name(run, toy, result, message):

@@ -113,7 +113,8 @@ def test_only_what_an_independent_import_graph_knows_is_followed():
     for module in ("nslab.claims.checks_2602_08287", "nslab.stability.efron_stein", "nslab.zoo"):
         known = {module, *graph.find_upstream_modules(module)}
         # a name that a package hands on is followed to its file, which the graph knows through the package
-        stems = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in file_hashes(module)}
+        files = [name for name in file_hashes(module) if name.endswith(".py")]
+        stems = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in files}
         assert stems <= known
         direct = graph.find_modules_directly_imported_by(module)
         whole = {name for name in direct if not graph.find_children(name) and not name.startswith("nslab.records")}
@@ -134,6 +135,23 @@ def test_how_records_are_written_does_not_make_them_stale(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("from nslab.records import RunLog\nfrom nslab import records\n")
     assert set(file_hashes(path)) == {"mine.py"}
+
+
+def test_weights_that_come_with_the_package_are_part_of_what_names_them(monkeypatch, tmp_path):
+    weights = "nslab/zoo/weights/char-gpt.safetensors"
+    assert weights in file_hashes("nslab.zoo")
+    assert weights not in file_hashes("nslab.reruns.char_gpt"), "which makes them"
+    path = tmp_path / "mine.py"
+    path.write_text("WEIGHTS = 'data/mine.bin'\n")
+    monkeypatch.setattr(sources, "PACKAGE", tmp_path)
+    monkeypatch.setattr(sources, "_data", lambda: (tmp_path / "data" / "mine.bin",))
+    (tmp_path / "data").mkdir()
+    hashes = []
+    for content in (b"old", b"new"):
+        (tmp_path / "data" / "mine.bin").write_bytes(content)
+        hashes.append(file_hashes(path))
+    assert set(hashes[0]) == {f"{tmp_path.name}/mine.py", f"{tmp_path.name}/data/mine.bin"}
+    assert hashes[0] != hashes[1]
 
 
 def test_an_edited_file_has_another_hash_in_the_same_process(tmp_path):

@@ -1,9 +1,11 @@
 """The execution cache: a chapter is executed again exactly when something that its code rests on has changed."""
 
+import json
 import re
 
 import pytest
 
+from nslab import records
 from nslab.sphinxext import cache
 
 HEADER = """---
@@ -50,6 +52,42 @@ def test_the_key_follows_code_and_data_but_not_prose(tmp_path):
     assert key != cache.chapter_key(chapter(code + "  # again"), tmp_path)
     record.write_text("2")
     assert key != cache.chapter_key(chapter(code), tmp_path)
+
+
+def test_the_key_follows_the_records_of_an_experiment_that_the_code_asks_for(tmp_path, monkeypatch):
+    (tmp_path / "_toc.yml").touch()
+    monkeypatch.delenv("NSLAB_RECORDS", raising=False)
+    folder = tmp_path / "book/records/char-gpt"
+    code = "from nslab import records\nbest = records.strongest('char-gpt', 'full')"
+    variable = "from nslab import records\nbest = records.strongest(name)"
+
+    def key(code=code):
+        return cache.chapter_key(chapter(code), tmp_path)
+
+    def record(name, **run):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "result.json").write_text("{}")
+        run = {"code": ["nslab.estimate"], "sources": records.file_hashes("nslab.estimate")} | run
+        (folder / name / "run.json").write_text(json.dumps(run))
+
+    keys = [key()]
+    record("full-cpu-20260101T000000")
+    keys.append(key())
+    assert keys[1] != keys[0], "a first record"
+    record(".partial-full-cpu-20260102T000000")
+    all_records = key(variable)
+    record("../other/full-cpu-20260101T000000")
+    assert key() == keys[1], "a run that is not finished, and another experiment"
+    assert key(variable) != all_records, "a name that only the kernel knows may be that of any experiment"
+    record("full-cpu-20260103T000000", seeds=5)
+    keys.append(key())
+    with monkeypatch.context() as patch:
+        patch.setattr(records.reading, "file_hashes", lambda *code: {"nslab/estimate.py": "another"})
+        keys.append(key())
+    assert len(set(keys)) == 4, "each new record, and records that have become stale"
+    assert key() == keys[2]
+    monkeypatch.setenv("NSLAB_RECORDS", str(tmp_path / "elsewhere"))
+    assert key() == keys[0], "the kernel reads the same folder"
 
 
 @pytest.mark.book

@@ -172,3 +172,18 @@ def test_a_command_that_fails_or_hangs_is_a_problem_not_a_crash(tmp_path, monkey
     assert "`nslab claims` failed: Error: no folder `claims` here" in found["problems"][0]
     monkeypatch.setattr(claims, "SECONDS", 0.01)
     assert "the checks took over 0.01 s" in claims.run_checks(tmp_path, "key")["problems"][0]
+
+
+def test_a_new_record_runs_the_checks_again_that_ask_for_it_by_hand(tmp_path, monkeypatch):
+    monkeypatch.setenv("NSLAB_RECORDS", str(tmp_path / "records"))
+    path = tmp_path / "1234.5.yaml"
+    path.write_text(json.dumps({"paper": "1234.5", "claims": [ENTRY | {"check": "asking:holds"}]}))
+    (tmp_path / "asking.py").write_text("from nslab import records\nrecords.find('runs')\n")
+    keys = [claims.claims_key(tmp_path, [path])]
+    for experiment in ("other", "runs"):
+        record = tmp_path / "records" / experiment / "full-cpu-20260101T000000"
+        record.mkdir(parents=True)
+        for name in ("run.json", "result.json"):
+            (record / name).write_text("{}")
+        keys.append(claims.claims_key(tmp_path, [path]))
+    assert keys[0] == keys[1] != keys[2]
