@@ -54,9 +54,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.vocabulary, self.context, self.special = config.vocabulary, config.context, config.special
-        self.tokens = nn.utils.skip_init(nn.Embedding, config.vocabulary, config.width)
+        self.tokens = _table(config.vocabulary, config.width)
         learned = config.positions == "learned"
-        self.positions = nn.utils.skip_init(nn.Embedding, config.context, config.width) if learned else None
+        self.positions = _table(config.context, config.width) if learned else None
         self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = norm_layer(config)
         untied = not config.tied
@@ -230,3 +230,8 @@ class Transformer(nn.Module):
                 module.weight.normal_(0, spread, generator=generator)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    """An embedding whose weights are not drawn yet (`skip_init` of one imports torch's compiler, which takes a second)."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
