@@ -233,5 +233,5 @@ class Transformer(nn.Module):
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    """An embedding whose weights are not drawn yet (`skip_init` of one imports torch's compiler, which takes a second)."""
+    """An embedding whose weights are not drawn yet. `skip_init` of one would import torch's compiler, for a second."""
     return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
