@@ -55,6 +55,26 @@ def device(request):
 
 
 @pytest.fixture(scope="session")
+def fetched():
+    """Make sure of a text or a model by name, fetched once; the test is skipped where it cannot be had."""
+    from nslab import corpora
+
+    failed = {}
+
+    def need(name):
+        if name not in failed:
+            failed[name] = False
+            try:
+                corpora.fetch(name, progress=False)
+            except corpora.FetchFailed:
+                failed[name] = True
+        if failed[name]:
+            pytest.skip("real inputs not fetched")
+
+    return need
+
+
+@pytest.fixture(scope="session")
 def browser():
     from playwright.sync_api import sync_playwright
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.polynomial import hermite_e
 
-from nslab.noise import Flip, OrnsteinUhlenbeck, Resample, paper_keep
+from nslab.noise import Flip, OrnsteinUhlenbeck, Resample, paper_keep, unigram_law
 
 Z = 4.5
 DRAWS = 200_000
@@ -85,6 +85,105 @@ def test_resample_has_the_transition_matrix_of_its_definition(special):
         assert bool(((found - expected).abs() <= Z * stderr + 1e-6).all())
 
 
+LAW = np.array([0.5, 0.2, 0.0, 0.3])
+
+
+def weighted_parts(table, law):
+    """The squared norms of the Efron-Stein parts under the product of one law, by inclusion and exclusion."""
+    axes = range(table.ndim)
+    subsets = [s for size in range(table.ndim + 1) for s in itertools.combinations(axes, size)]
+
+    def mean_over(values, out):
+        for axis in out:
+            shape = [-1 if a == axis else 1 for a in axes]
+            values = (values * law.reshape(shape)).sum(axis, keepdims=True)
+        return values
+
+    conditional = {s: mean_over(table, set(axes) - set(s)) for s in subsets}  # E[f | x_S]
+    parts = {
+        s: sum((-1) ** (len(s) - len(t)) * conditional[t] for t in subsets if set(t) <= set(s)) + 0 * table
+        for s in subsets
+    }
+    return {s: mean_over(part**2, axes).item() for s, part in parts.items()}
+
+
+@pytest.mark.parametrize("keep", [0, 0.25, 0.625, 1])
+def test_with_a_law_the_efron_stein_parts_of_that_law_are_multiplied(keep):
+    """E[f(x) f(y)] by enumeration of x and y, x drawn from the law; the kernel is the definition of the noise."""
+    table = np.random.default_rng(1).normal(size=(4, 4, 4))
+    noise = Resample(keep, 4, law=torch.from_numpy(LAW))
+    kernel = keep * np.eye(4) + (1 - keep) * noise.probabilities().numpy()
+    smoothed = np.einsum("abc,xa,yb,zc->xyz", table, kernel, kernel, kernel)
+    stability = np.einsum("xyz,xyz,x,y,z->", table, smoothed, LAW, LAW, LAW)
+    spectral = sum(noise.eigenvalue(len(s)) * norm for s, norm in weighted_parts(table, LAW).items())
+    assert spectral == pytest.approx(stability, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_resample_with_a_law_has_the_transition_matrix_of_its_definition(dtype):
+    law = torch.tensor([0.0, 0.45, 0.05, 0.2, 0.0, 0.3], dtype=dtype)
+    x = torch.arange(6).repeat(DRAWS // 6, 1)
+    y = Resample(0.6, 6, special=(4,), law=law).twin(x, generator(5))
+    for token in range(6):
+        found = torch.bincount(y[:, token], minlength=6) / len(x)
+        expected = 0.4 * law.double() if token != 4 else torch.zeros(6, dtype=torch.float64)
+        expected[token] += 0.6 if token != 4 else 1.0
+        stderr = (expected * (1 - expected) / len(x)).sqrt()
+        assert bool(((found - expected).abs() <= Z * stderr + 1e-6).all())
+
+
+def test_quantiles_are_those_of_a_loop_and_skip_what_has_no_chance():
+    law = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0], dtype=torch.float64)
+    uniform = torch.cat(
+        [torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1], torch.tensor([1 - 2.0**-53], dtype=torch.float64)]
+    )
+    expected = []
+    for u in uniform.tolist():
+        token, passed = 0, law[0].item()
+        while passed <= u:
+            token += 1
+            passed += law[token].item()
+        expected.append(token)
+    assert Resample(0, 6, law=law).quantile(uniform).tolist() == expected
+    assert Resample(0, 6, special=(0, 2)).quantile(uniform).tolist() == [[1, 3, 4, 5][int(4 * u)] for u in uniform]
+
+
+def test_rare_tokens_of_a_large_vocabulary_come_as_often_as_they_should():
+    """Zipf's law on 49,152 ids: the 40,000 rarest together, counted in 2,000,000 draws."""
+    law = 1 / torch.arange(1, 49_153, dtype=torch.float64)
+    law /= law.sum()
+    draws = Resample(0, 49_152, law=law).draw((2_000_000,), generator(6))
+    share = law[-40_000:].sum().item()
+    found = (draws >= 9_152).double().mean().item()
+    assert abs(found - share) <= Z * math.sqrt(share * (1 - share) / 2e6)
+    assert (draws == 0).double().mean().item() == pytest.approx(law[0].item(), rel=0.01)
+
+
+def test_equal_noises_are_equal_and_hash_alike():
+    law = torch.tensor([0.5, 0.25, 0.25])
+    assert Resample(0.5, 3, law=law) == Resample(0.5, 3, law=law.double())
+    assert hash(Resample(0.5, 3, law=law)) == hash(Resample(0.5, 3, law=law.double()))
+    assert Resample(0.5, 3, law=law) != Resample(0.5, 3, law=law.flip(0))
+    assert Resample(0.5, 3, law=law) != Resample(0.5, 3)
+    assert Resample(0.5, 3) == Resample(0.5, 3)
+    assert Resample(0.5, 3) != Resample(0.4, 3)
+    assert Resample(0.5, 3) != 0.5
+
+
+def test_a_law_is_copied_so_that_a_noise_never_changes():
+    law = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
+    noise = Resample(0.0, 3, law=law)
+    law[:] = torch.tensor([0.0, 0.0, 1.0])
+    assert noise.probabilities().tolist() == [0.5, 0.5, 0.0]
+
+
+def test_a_unigram_law_counts_and_smooths():
+    ids = torch.tensor([[0, 3, 3], [3, 1, 1]], dtype=torch.int16)
+    assert unigram_law(ids, 5).tolist() == pytest.approx([1 / 6, 2 / 6, 0, 3 / 6, 0])
+    assert unigram_law(ids, 5, special=(3,)).tolist() == pytest.approx([1 / 3, 2 / 3, 0, 0, 0])
+    assert unigram_law(ids, 5, special=(3,), smoothing=1).tolist() == pytest.approx([2 / 7, 3 / 7, 1 / 7, 0, 1 / 7])
+
+
 @pytest.mark.parametrize("rho", [-0.8, 0, 0.3, 0.9, 1])
 def test_ornstein_uhlenbeck_has_hermite_polynomials_as_eigenfunctions(rho):
     nodes, weights = hermite_e.hermegauss(40)
@@ -131,6 +230,7 @@ CASES = [
     (OrnsteinUhlenbeck(0.5), torch.float64),
     (Resample(0.5, 2, ()), torch.int8),
     (Resample(0.5, 50, (0,)), torch.int64),
+    (Resample(0.5, 4, law=torch.from_numpy(LAW)), torch.int8),
 ]
 
 
@@ -171,6 +271,17 @@ def test_the_paper_keeps_half_of_the_tokens_at_rho_zero():
         (lambda: Resample(0.5, 5, (1, 1)), "give each id once"),
         (lambda: Resample(0.5, 5, (5,)), r"special has \[5\]: ids run from 0 to 4"),
         (lambda: Resample(0.5, 2, (0, 1)), "leave at least one token"),
+        (lambda: Resample(0.5, 3, law=torch.ones(2) / 2), r"law has shape \(2,\).*shape \(3,\)"),
+        (lambda: Resample(0.5, 3, law=torch.tensor([1.5, -0.5, 0])), r"law is -0\.5 at id 1"),
+        (lambda: Resample(0.5, 2, law=torch.tensor([math.nan, 1.0])), r"law is nan at id 0"),
+        (lambda: Resample(0.5, 2, law=torch.tensor([1.0, 1.0])), r"law sums to 2: divide"),
+        (
+            lambda: Resample(0.5, 2, (1,), torch.tensor([0.5, 0.5])),
+            r"law gives special ids \[1\] a chance: set them to 0",
+        ),
+        (lambda: unigram_law(torch.tensor([0, 5]), 5), r"token id 5: ids run from 0 to 4"),
+        (lambda: unigram_law(torch.tensor([0]), 5, special=(0,)), r"no token outside special.*smoothing above 0"),
+        (lambda: unigram_law(torch.tensor([0]), 5, smoothing=-1), r"smoothing is -1"),
         (lambda: Flip(0.5).twin(torch.tensor([0, 1])), r"other than ±1"),
         (lambda: Flip(0.5).twin(torch.ones(2, dtype=torch.uint8)), "signed dtype"),
         (lambda: Resample(0.5, 5).twin(torch.tensor([1, 7])), "token id 7"),

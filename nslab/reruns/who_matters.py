@@ -46,7 +46,9 @@ class Config:
     Attributes:
         seeds: independent draws of prompts and noise, each with `prompts` prompts.
         models: names for `nslab.zoo.load`.
-        discrete: those of them whose discrete profile is measured too.
+        small: those of them that are cheap to run: their discrete profile is measured too, and they get `more` times
+            the twins and the pairs.
+        more: see `small`.
         prompts: prompts a seed.
         length: tokens a prompt; a model with a shorter context gets that many.
         keep: probabilities that a token is kept; the eigenvalue per degree.
@@ -60,25 +62,26 @@ class Config:
 
     seeds: int = 1
     models: tuple[str, ...] = ("char-gpt",)
-    discrete: tuple[str, ...] = ("char-gpt",)
+    small: tuple[str, ...] = ("char-gpt",)
+    more: int = 16
     prompts: int = 16
     length: int = 256
     keep: tuple[float, ...] = (0.2, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
     rho: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9, 1.0)
     twins: int = 1
     pairs: int = 160
-    samples: int = 4
+    samples: int = 8
     degree: int = 15
     dtype: str = "float32"
 
 
 PRESETS = {
-    "quick": Config(prompts=8, length=48, pairs=64, samples=2, keep=(0.5, 0.9), rho=(0.5, 1.0)),
+    "quick": Config(prompts=8, length=48, pairs=64, samples=2, keep=(0.5, 0.9), rho=(0.5, 1.0), more=1),
     "laptop": Config(models=("char-gpt", "minilm", "smollm2-135m"), prompts=32, twins=2, pairs=512),
     "full": Config(
         seeds=5,
         models=("gpt2", "bert-base-uncased", "roberta-base", "google/gemma-2b"),
-        discrete=(),
+        small=(),
         twins=4,
         pairs=1024,
     ),
@@ -123,7 +126,8 @@ class Subject:
     """A model with its prompts, its noise and its readings, for one seed."""
 
     def __init__(self, config: Config, name: str, seed: int, device: torch.device):
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.small = config, seed, name in config.small
+        self.more = config.more if self.small else 1
         self.model = zoo.load(name, device=device, dtype=getattr(torch, config.dtype))
         self.length = min(config.length, self.model.context)
         texts, corpus = prompt_texts(self.model, config.prompts, self.length, seed)
@@ -192,7 +196,7 @@ def _geometric(subject: Subject) -> dict:
 
 
 def _discrete(subject: Subject) -> dict:
-    if subject.model.name not in subject.config.discrete:
+    if not subject.small:
         return {}
     source = {"samples": subject.config.samples, "generator": subject.generator(2)}
     found = discrete_influence(subject.score, subject.ids, subject.resample, **source)
@@ -204,10 +208,11 @@ def _tails(law: str) -> Callable[[Subject], dict]:
 
     def measure(subject: Subject) -> dict:
         config, ids, f = subject.config, subject.prompts(law), subject.output()
+        twins, pairs = config.twins * subject.more, config.pairs * subject.more
         stability = text_stability(
-            f, ids, subject.resample, keep=config.keep, twins=config.twins, generator=subject.generator(3)
+            f, ids, subject.resample, keep=config.keep, twins=twins, generator=subject.generator(3)
         )
-        total = total_influence(f, ids, subject.resample, pairs=config.pairs, generator=subject.generator(4))
+        total = total_influence(f, ids, subject.resample, pairs=pairs, generator=subject.generator(4))
         tails = tail_comparison(stability, total, degree=config.degree, generator=torch.Generator().manual_seed(0))
         versions = {
             version: _numbers(stability.estimate(version), stability.interval(version, generator=_fixed()).interval)
@@ -224,7 +229,7 @@ def _embeddings(subject: Subject) -> dict:
         subject.output_from_embeddings(),
         subject.score.embeddings,
         rho=[rho for rho in subject.config.rho if rho < 1],
-        twins=subject.config.twins,
+        twins=subject.config.twins * subject.more,
         noise=subject.noise,
         noisy=subject.resample.touches(subject.ids),
         generator=subject.generator(5),

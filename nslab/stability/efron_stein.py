@@ -24,7 +24,7 @@ def influences(
     r"""$\mathrm{Inf}_i(f) = E[\mathrm{Var}_{x_i} f] = \frac12 E[(f(x) - f(x^{(i)}))^2]$, coordinate i drawn anew.
 
     Equal to $\sum_{S \ni i} \|f^{=S}\|^2$ for the Efron-Stein (on the cube: Fourier) parts of f. Where a coordinate has
-    finitely many values, the new one is drawn among the others and the factor is $(v - 1) / 2v$: the same mean, less
+    v equally likely values, the new one is drawn among the others and the factor is $(v - 1) / 2v$: the same mean, less
     spread. 1 + len(relevant) evaluations a draw; all coordinates share the points x, so their errors are correlated.
 
     Args:

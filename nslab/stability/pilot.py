@@ -116,9 +116,9 @@ def _fit(f: Callable[[Tensor], Tensor], space: Space, points: int, source: dict)
     if 10 * space.features > points:
         error = centred.square().mean(0).sqrt() / points**0.5
         weights = torch.where(weights.abs() > (2 * math.log(space.features + 1)) ** 0.5 * error, weights, 0)
-        if isinstance(space, Tokens):  # weights must sum to 0 over the ids of a position
-            by_place = weights.unflatten(0, (space.length, space.ordinary))
-            weights = (by_place - by_place.mean(1, keepdim=True)).flatten(0, 1)
+        if isinstance(space, Tokens):  # weights must be orthogonal to the roots of the law at each position
+            by_place, roots = weights.unflatten(0, (space.length, space.ordinary)), space.roots.to(weights)[:, None]
+            weights = (by_place - roots * (roots * by_place).sum(1, keepdim=True)).flatten(0, 1)
     return Linear(weights, values.mean(0))
 
 

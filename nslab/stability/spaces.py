@@ -7,12 +7,14 @@ strengths share it), mirror that randomness (an antithetic twin), redraw one coo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
+
+from nslab.noise import Resample
 
 Scalar = Float[Tensor, "..."] | Sequence[float | int] | float | int
 """A number, a sequence or a tensor of numbers; a number counts as a tensor without axes."""
@@ -85,25 +87,31 @@ class Cube:
         return x
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tokens:
-    """Uniform tokens: `length` independent ids from a vocabulary, and twins by keeping or resampling.
+    """Tokens of one law: `length` independent ids from a vocabulary, and twins by keeping or resampling.
 
     Attributes:
         length: number of positions, at least 1.
         vocabulary: number of token ids, 0 .. vocabulary - 1.
         special: ids that are never drawn and never produced (padding, separators, masks).
+        law: probabilities over all ids (vocabulary,), 0 on special ones, for example `nslab.noise.unigram_law`; uniform
+            on the others by default.
+        fresh: the noise that redraws every token; made, not given.
 
     Noise: `keep` in [0, 1]; each token is kept with probability keep, else drawn anew (perhaps the same one).
     Eigenvalue keep per degree. The paper's regulariser has keep = (1 + rho)/2 (`nslab.noise.paper_keep`), so its
     eigenvalue is (1 + rho)/2 and not rho.
 
-    Errors: `ValueError` when length < 1, or `special` repeats an id, has one outside the vocabulary or leaves none.
+    Errors: `ValueError` when length < 1, `special` repeats an id, has one outside the vocabulary or leaves none, or the
+    law is not one on the ids that are left.
     """
 
     length: int
     vocabulary: int
     special: tuple[int, ...] = ()
+    law: Float[Tensor, " ids"] | None = None
+    fresh: Resample = field(init=False, repr=False)
     parameter: ClassVar[str] = "keep"
     lowest: ClassVar[float] = 0.0
     other: ClassVar[str] = (
@@ -114,12 +122,9 @@ class Tokens:
     def __post_init__(self):
         _at_least_one(self.length, "length", "the number of positions")
         _at_least_one(self.vocabulary, "vocabulary", "the number of token ids")
-        if len(set(self.special)) != len(self.special):
-            raise ValueError(f"special is {self.special}: give each id once")
-        if outside := [token for token in self.special if not 0 <= token < self.vocabulary]:
-            raise ValueError(f"special has {outside}: ids run from 0 to {self.vocabulary - 1}")
-        if len(self.special) == self.vocabulary:
-            raise ValueError(f"special holds all {self.vocabulary} ids: leave at least one token to draw")
+        fresh = Resample(0, self.vocabulary, self.special, self.law)
+        object.__setattr__(self, "fresh", fresh)
+        object.__setattr__(self, "law", fresh.law)
 
     @property
     def coordinates(self) -> int:
@@ -129,7 +134,7 @@ class Tokens:
     @property
     def ordinary(self) -> int:
         """Number of ids that are not special."""
-        return self.vocabulary - len(self.special)
+        return self.fresh.ordinary
 
     @property
     def features(self) -> int:
@@ -137,42 +142,63 @@ class Tokens:
         return self.length * self.ordinary
 
     def draw(self, count: int, generator=None, device=None, dtype=None) -> Shaped[Tensor, "count length"]:
-        """Independent tokens, uniform on the ordinary ids, in an integer dtype (int64)."""
-        ranks = torch.randint(self.ordinary, (count, self.length), generator=generator, device=device)
-        return self._ids(ranks).to(dtype or torch.int64)
+        """Independent tokens of the law, in an integer dtype (int64)."""
+        return self.fresh.draw((count, self.length), generator, device).to(dtype or torch.int64)
 
     def noise(self, x: Tensor, generator=None) -> Noise:
-        """Uniform numbers and the ranks of fresh tokens, one each a position."""
-        uniform = torch.rand(x.shape, generator=generator, device=x.device)
-        return uniform, torch.randint(self.ordinary, x.shape, generator=generator, device=x.device)
+        """Uniform numbers, and ranks of fresh tokens (with a law their quantiles), one each a position."""
+        source = {"generator": generator, "device": x.device}
+        uniform = torch.rand(x.shape, **source)
+        if self.law is None:
+            return uniform, torch.randint(self.ordinary, x.shape, **source)
+        fine = torch.float32 if x.device.type == "mps" else torch.float64
+        return uniform, torch.rand(x.shape, dtype=fine, **source)
 
     def twin(self, x: Tensor, keep: float, noise: Noise) -> Tensor:
         """The twin of x that this randomness makes at strength keep."""
         uniform, ranks = noise
-        return torch.where(uniform < keep, x, self._ids(ranks).to(x.dtype))
+        fresh = self._ids(ranks) if self.law is None else self.fresh.quantile(ranks)
+        return torch.where(uniform < keep, x, fresh.to(x.dtype))
 
     def mirror(self, noise: Noise) -> Noise:
-        """Tokens that were nearly redrawn come last, and fresh ones move half the vocabulary on."""
+        """Tokens that were nearly redrawn come last, and fresh ones move half the vocabulary, or of its law, on."""
         uniform, ranks = noise
-        return (1 - uniform).clamp(max=BELOW_ONE), (ranks + self.ordinary // 2) % self.ordinary
+        moved = (ranks + self.ordinary // 2) % self.ordinary if self.law is None else (ranks + 0.5) % 1
+        return (1 - uniform).clamp(max=BELOW_ONE), moved
 
     def redraw(self, x: Tensor, i: int, generator=None) -> tuple[Tensor, float]:
-        """The points with token i replaced by another, and the factor w with Inf_i = w E[(f(x) - f(redrawn))**2]."""
+        """The points with token i redrawn, and the factor w with Inf_i = w E[(f(x) - f(redrawn))**2].
+
+        Where all tokens are equally likely, the new one is another one.
+        """
+        moved = x.clone()
+        if self.law is not None:
+            moved[:, i] = self.fresh.draw((len(x),), generator, x.device).to(x.dtype)
+            return moved, 1 / 2
         if self.ordinary == 1:
             return x, 0.0
         step = torch.randint(1, self.ordinary, (len(x),), generator=generator, device=x.device)
-        moved = x.clone()
         moved[:, i] = self._ids((self._ranks(x[:, i]) + step) % self.ordinary).to(x.dtype)
         return moved, (self.ordinary - 1) / (2 * self.ordinary)
 
     def standardise(self, x: Tensor) -> Float[Tensor, "count features"]:
-        """Centred indicators sqrt(v) ([x_i = t] - 1/v) of v ordinary ids t; weights that sum to 0 over t see norm 1."""
-        v = self.ordinary
-        indicators = torch.nn.functional.one_hot(self._ranks(x), v).flatten(
-            1
-        )  # (count, length, v) -> (count, features)
-        fine = torch.float32 if x.device.type == "mps" else torch.float64  # a rounded 1/v would bias what is subtracted
-        return (indicators.to(fine) - 1 / v) * v**0.5
+        """Centred indicators ([x_i = t] - p_t) / sqrt(p_t) of ordinary ids t, isometric orthogonally to `roots`."""
+        indicators = torch.nn.functional.one_hot(self._ranks(x), self.ordinary)  # (count, length, ids)
+        fine = torch.float32 if x.device.type == "mps" else torch.float64  # a rounded p would bias what is subtracted
+        root = self.roots.to(x.device, fine)
+        return torch.where(root > 0, (indicators - root.square()) / root.clamp(min=1e-150), 0).flatten(1)
+
+    @property
+    def roots(self) -> Tensor:
+        """Sqrt(p_t) of the ordinary ids (ordinary,), the direction in which features of a position do not vary."""
+        ordinary = [token for token in range(self.vocabulary) if token not in self.special]
+        return self.fresh.probabilities()[ordinary].sqrt()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokens) and (self.length, self.fresh) == (other.length, other.fresh)
+
+    def __hash__(self) -> int:
+        return hash((self.length, self.fresh))
 
     def _ids(self, ranks: Tensor) -> Tensor:
         for token in sorted(self.special):  # step over each special id, so that the rest stay equally likely

@@ -1,18 +1,21 @@
 """Every experiment's quick preset runs and shows its phenomenon."""
 
+import os
+
 import pytest
 
-from nslab import corpora, records, reruns
+from nslab import records, reruns
+
+NEEDED = {"char-gpt": ["shakespeare"], "who-matters": ["shakespeare"], "minimal-pairs": ["smollm2-135m"]}
 
 
 @pytest.mark.parametrize("name", reruns.names())
-def test_the_quick_preset_shows_its_phenomenon(name, tmp_path):
-    experiment = reruns.load(name)
-    try:
-        record = records.perform(experiment, "quick", records=tmp_path)
-    except corpora.NotFetched:
-        pytest.skip("real inputs not fetched")
-    except corpora.HubFailed:  # BLiMP comes from $NSLAB_BLIMP or the hub
+def test_the_quick_preset_shows_its_phenomenon(name, tmp_path, fetched):
+    for text in NEEDED[name]:
+        fetched(text)
+    if name == "minimal-pairs" and not os.environ.get("NSLAB_BLIMP"):
         pytest.skip("shared data absent")
+    experiment = reruns.load(name)
+    record = records.perform(experiment, "quick", records=tmp_path)
     assert experiment.phenomenon(record.result) is None
     assert not record.stale

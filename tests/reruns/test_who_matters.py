@@ -10,7 +10,7 @@ from nslab.reruns import char_gpt, who_matters
 from nslab.stability import geometric_influence
 
 SMALL = who_matters.Config(
-    prompts=8, length=12, keep=(0.5, 0.9), rho=(0.5, 1.0), twins=2, pairs=8 * 12, samples=2, degree=4
+    prompts=8, length=12, keep=(0.5, 0.9), rho=(0.5, 1.0), twins=2, pairs=8 * 12, samples=2, degree=4, more=1
 )
 
 

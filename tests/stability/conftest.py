@@ -67,6 +67,37 @@ def efron_stein(table: np.ndarray) -> dict[tuple[int, ...], float]:
 
 
 @pytest.fixture
+def weighted_parts():
+    """As `parts`, for a law on the alphabet: the projections P_S = prod (1 - E_i) prod E_j, one axis at a time."""
+
+    def norms(table: np.ndarray, law: np.ndarray) -> dict[tuple[int, ...], float]:
+        found = {}
+        for kinds in itertools.product([False, True], repeat=table.ndim):
+            part = table
+            for axis, needed in enumerate(kinds):
+                mean = np.expand_dims(np.tensordot(part, law, (axis, 0)), axis) + 0 * part
+                part = part - mean if needed else mean
+            square = part**2
+            for _ in kinds:
+                square = law @ square
+            found[tuple(axis for axis, needed in enumerate(kinds) if needed)] = float(square)
+        return found
+
+    return norms
+
+
+@pytest.fixture
+def every_prompt():
+    """All strings over a law of quarters, each as often as it is likely: an exact sample of the product law."""
+
+    def strings(quarters: list[int], length: int) -> torch.Tensor:
+        symbols = [token for token, times in enumerate(quarters) for _ in range(times)]
+        return torch.tensor(list(itertools.product(symbols, repeat=length)))
+
+    return strings
+
+
+@pytest.fixture
 def parts():
     return efron_stein
 

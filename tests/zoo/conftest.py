@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from nslab import corpora, zoo
+from nslab import zoo
 
 TOLERANCES = {
     "same sum": 1e-5,  # float32, the same formula with other matrix shapes
@@ -132,20 +132,13 @@ def stories():
     return zoo.load("stories260k")
 
 
-def fetched(name):
-    try:
-        corpora.fetch(name, progress=False)
-    except corpora.FetchFailed:
-        pytest.skip("real inputs not fetched")
-
-
 @pytest.fixture(scope="session")
-def smollm2():
+def smollm2(fetched):
     fetched("smollm2-135m")
     return zoo.load("smollm2-135m")
 
 
 @pytest.fixture(scope="session")
-def minilm():
+def minilm(fetched):
     fetched("minilm")
     return zoo.load("minilm")
