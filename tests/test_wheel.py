@@ -90,3 +90,44 @@ print(nslab.__file__)
     where = Path(run(elsewhere / "python", "-I", "-W", "error", "-c", code, cwd=tmp_path).strip())
     assert where.is_relative_to(elsewhere.parent)
     assert not where.is_relative_to(ROOT)
+
+
+def test_char_gpt_speaks_and_an_experiment_of_a_user_runs_outside_the_clone(elsewhere, tmp_path):
+    code = """
+import sys
+from nslab import zoo
+model = zoo.load("char-gpt")
+ids = model.encode("O Romeo, Romeo, wherefore art ")
+assert zoo.perplexity(model, ids) < 20
+assert "transformers" not in sys.modules
+"""
+    run(elsewhere / "python", "-I", "-W", "error", "-c", code, cwd=tmp_path)
+    (tmp_path / "coin.py").write_text(
+        '''"""A coin is tossed."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Config:
+    seeds: int = 1
+
+
+PRESETS = {"quick": Config()}
+
+
+def run(config, log, *, device):
+    heads = torch.rand(100, generator=torch.Generator().manual_seed(0)) < 0.5
+    log.record(0, heads=heads.double().mean())
+    return {"heads": int(heads.sum())}
+
+
+def phenomenon(result):
+    return None if 20 < result["heads"] < 80 else "a fair coin"
+'''
+    )
+    run(elsewhere / "nslab", "rerun", "coin.py", "--preset", "quick", cwd=tmp_path)
+    assert "coin" in run(elsewhere / "nslab", "records", cwd=tmp_path)
+    assert list((tmp_path / "records" / "coin").glob("quick-cpu-*/result.json"))
