@@ -20,6 +20,9 @@ from nslab.records import RunLog
 from nslab.stability import geometric_influence
 
 CARRIERS = {"none": "", "carrier": "It rained all day in the old town. "}
+DETERMINERS = set(
+    "a all an any each every few her his its many most my no our several some that the their these this those".split()  # noqa: SIM905
+)  # before a noun: the first word is then not the one that licenses
 ANTECEDENT, SUBJECT = "anaphor_gender_agreement", "regular_plural_subject_verb_agreement_1"
 
 
@@ -84,14 +87,27 @@ def phenomenon(result: dict) -> str | None:
 
 
 def items(paradigm: str) -> list[Item]:
-    """The pairs of a paradigm with one differing word and at least two words before it."""
+    """The pairs of a paradigm with one differing word, at least two words before it, and a licensor that is one word.
+
+    The licensor of a reflexive is the name that comes first; pairs that begin with a determiner are left out. That of a
+    verb is the word before it.
+
+    Errors: `ValueError` where no pair says where its sentences part, as on the hub.
+    """
     found = []
     for pair in corpora.blimp(paradigm):
         words = tuple((pair.prefix or "").split())
         if len(words) < 2 or not pair.word_good or not pair.word_bad:
             continue
+        if paradigm == ANTECEDENT and words[0].lower() in DETERMINERS:
+            continue
         licensor = 0 if paradigm == ANTECEDENT else len(words) - 1
         found.append(Item(words, licensor, pair.word_good, pair.word_bad))
+    if not found:
+        raise ValueError(
+            f"paradigms has {paradigm!r}, whose pairs here do not say in which word they differ: set NSLAB_BLIMP to a "
+            "folder with BLiMP's own files, such as anaphor_gender_agreement.jsonl"
+        )
     return found
 
 

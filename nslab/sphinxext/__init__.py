@@ -79,6 +79,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("source-read", read_source)
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", docstrings.process, priority=100)  # before napoleon reads the sections
+    app.connect("autodoc-process-docstring", docstrings.process_types, priority=900)  # and after
     app.connect("autodoc-process-signature", docstrings.process_signature)
     app.connect("html-page-context", name_folds)
     app.connect("build-finished", head.write_notebooks)

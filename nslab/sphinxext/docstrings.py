@@ -38,6 +38,22 @@ def process(app: Sphinx, what: str, name: str, obj: object, options: object, lin
     lines[:] = text.split("\n")
 
 
+def translate_type(line: str) -> str:
+    r"""A line in which napoleon gives an attribute's type, without modules and its stars escaped; others as they are.
+
+    >>> translate_type(":vartype heads: jaxtyping.Float[Tensor, '*batch width']")
+    ":vartype heads: Float[Tensor, '\\*batch width']"
+    >>> translate_type(":ivar heads: a *word*")
+    ':ivar heads: a *word*'
+    """
+    return _MODULES.sub("", line).replace("*", r"\*") if line.lstrip().startswith((":vartype ", ":type")) else line
+
+
+def process_types(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Autodoc's hook after napoleon, which takes the types of attributes from annotations."""
+    lines[:] = map(translate_type, lines)
+
+
 def process_signature(
     app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:

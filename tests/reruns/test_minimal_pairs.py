@@ -16,6 +16,7 @@ PAIRS = [
     corpora.MinimalPair("Old dogs bark.", "Old dogs barks.", "agreement", "Old dogs", "bark", "barks"),
     corpora.MinimalPair("Paul ran.", "Paul runned.", "irregular", "Paul", "ran", "runned"),
     corpora.MinimalPair("No prefix.", "No suffix.", "none"),
+    corpora.MinimalPair("Every man saw himself.", "Every man saw itself.", "a", "Every man saw", "himself", "itself"),
 ]
 
 
@@ -45,7 +46,13 @@ def test_pairs_with_one_word_before_the_difference_or_none_are_left_out():
     found = mp.items(mp.ANTECEDENT)
     assert [item.words for item in found] == [("Anna", "saw"), ("Old", "dogs")]
     assert {item.licensor for item in found} == {0}
-    assert [item.licensor for item in mp.items(mp.SUBJECT)] == [1, 1]
+    assert [item.licensor for item in mp.items(mp.SUBJECT)] == [1, 1, 2]
+
+
+def test_pairs_that_do_not_say_where_they_part_are_refused(monkeypatch):
+    monkeypatch.setattr(corpora, "blimp", lambda paradigm: PAIRS[3:4])
+    with pytest.raises(ValueError, match="set NSLAB_BLIMP to a folder"):
+        mp.items(mp.SUBJECT)
 
 
 @pytest.mark.parametrize("carrier", mp.CARRIERS.values())

@@ -1,0 +1,180 @@
+"""The checks of *Noise Stability of Transformer Models* (2602.08287) that need language models: they read records.
+
+Nothing is measured here. Each check looks at every model that a record of `nslab rerun who-matters` holds, in the
+strongest record that has it. The models, the prompts and the number of seeds are not the paper's, so the best that a
+claim of the paper can get is *holds with changes*; without a record, or where the numbers do not show it, it is *open*.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nslab import boolean as bf
+from nslab import records
+from nslab.claims.checks_2602_08287 import RHOS, SLACK, TAIL_TABLE
+from nslab.claims.verdicts import State, Verdict, settle
+from nslab.estimate import bootstrap
+from nslab.stability import position_profile, share_above, smallest_to_largest, tokens_holding
+
+FEW = 10
+"""The most tokens that the digest calls sizeable; we call sizeable what exceeds a tenth of the largest."""
+LONG = 100
+"""Shorter prompts say nothing about few tokens: ten of twelve are not few."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model as a record has it.
+
+    Attributes:
+        profiles: geometric influence of each position of each prompt, at the embeddings (prompts, length).
+        tails: for each law of prompts, the tail comparison of each seed.
+        source: which record, for the evidence.
+    """
+
+    profiles: Tensor
+    tails: Mapping[str, list[dict]]
+    source: str
+
+
+Models = Mapping[str, Measured]
+
+
+def read(root: str | None = None) -> dict[str, Measured]:
+    """Every model of the records of `who-matters`, each from the strongest record that holds it; empty without records.
+
+    Args:
+        root: the folder of all records; `records.root()` by default.
+    """
+    found = {}
+    for record in records.find("who-matters", root=root):
+        for name, told in record.result["models"].items():
+            if name not in found:
+                by_layer = torch.from_numpy(record.series(f"{name}/geometric")[1][0])
+                age = f", stale: {record.stale_because}" if record.stale else ""
+                tails = {law: [seed["tails"] for seed in seeds] for law, seeds in told["tails"].items()}
+                found[name] = Measured(by_layer[0].double(), tails, f"{record.preset} record of {record.date}{age}")
+    return found
+
+
+def few_tokens(models: Models | None = None) -> Verdict:
+    """How many tokens exceed a tenth of the prompt's largest influence, in long prompts."""
+    models = {name: one for name, one in _given(models).items() if one.profiles.shape[1] >= LONG}
+    if not models:
+        return _not_run()
+    numbers, words, few = {}, [], []
+    for name, one in models.items():
+        count = share_above(one.profiles).count.double()
+        interval = bootstrap(count, generator=torch.Generator().manual_seed(0))
+        mean, high = count.mean().item(), interval.high.item()
+        most = tokens_holding(one.profiles).double().mean().item()
+        key = _key(name)
+        numbers |= {f"above_tenth_{key}": mean, f"above_tenth_high_{key}": high, f"k90_{key}": most}
+        length = one.profiles.shape[1]
+        words.append(
+            f"{name}: {mean:.0f} of {length} ({interval.low.item():.0f} to {high:.0f}), and {most:.0f} hold 90 % of "
+            "the sum"
+        )
+        few.append(high <= FEW)
+    told = "Tokens above a tenth of their prompt's largest influence, mean and 95 % interval over prompts"
+    evidence = f"{told}: {_told(words, models)}"
+    return _verdict(all(few), evidence, numbers)
+
+
+def first_and_last(models: Models | None = None) -> Verdict:
+    """Where the first and the last position stand in the mean profile, each prompt divided by its sum."""
+    models = _given(models)
+    if not models:
+        return _not_run()
+    numbers, words, largest = {}, [], []
+    for name, one in models.items():
+        mean = position_profile(one.profiles)
+        ranks = mean.argsort(descending=True).argsort() + 1
+        first, last = ranks[0].item(), ranks[-1].item()
+        times = (mean[0] * len(mean)).item(), (mean[-1] * len(mean)).item()
+        key = _key(name)
+        numbers |= {f"rank_first_{key}": first, f"rank_last_{key}": last}
+        numbers |= {f"times_first_{key}": times[0], f"times_last_{key}": times[1]}
+        words.append(
+            f"{name}: the first position is number {first} of {len(mean)} with {times[0]:.1f} times an equal share, "
+            f"the last is number {last} with {times[1]:.1f} times"
+        )
+        largest.append({first, last} == {1, 2})
+    return _verdict(all(largest), f"In the mean profile: {_told(words, models)}", numbers)
+
+
+def never_zero(models: Models | None = None) -> Verdict:
+    """The smallest ratio of the smallest to the largest influence within a prompt."""
+    models = _given(models)
+    if not models:
+        return _not_run()
+    ratios = {name: smallest_to_largest(one.profiles).min().item() for name, one in models.items()}
+    words = [f"{name}: {ratio:.1e} over {len(models[name].profiles)} prompts" for name, ratio in ratios.items()]
+    evidence = f"The smallest influence over the largest of its prompt, at worst: {_told(words, models)}"
+    return _verdict(
+        min(ratios.values()) > 0, evidence, {f"ratio_{_key(name)}": ratio for name, ratio in ratios.items()}
+    )
+
+
+def tail_table_ours(models: Models | None = None, degree: int = 15) -> Verdict:
+    """Markov's bound over the bound of stability, with one noise in both, against the smallest factor of Table 1."""
+    models = {name: one for name, one in _given(models).items() if one.tails}
+    if not models:
+        return _not_run()
+    least = min(sensitivity / stability for sensitivity, stability in TAIL_TABLE.values())
+    numbers, words, below = {"least_of_table": least}, [], []
+    for name, one in models.items():
+        for law in ("independent", "natural"):
+            gains = [tail["gain"] for tail in one.tails[law]]
+            low, mean, high = (sum(gain[key] for gain in gains) / len(gains) for key in ("low", "value", "high"))
+            numbers |= {f"{law}_{_key(name)}": mean, f"{law}_high_{_key(name)}": high}
+            words.append(f"{name}, {law} tokens: {mean:.2f} ({low:.2f} to {high:.2f})")
+            if law == "independent":
+                below.append(high < least)
+    evidence = (
+        f"Gain of stability over Markov at degree {degree}, with 95 % intervals over prompts: {_told(words, models)} "
+        f"The smallest factor in the table is {least:.1f}."
+    )
+    return Verdict(State.HOLDS if all(below) else State.OPEN, evidence, numbers)
+
+
+def stability_is_not_sparsity(n: int = 12, largest: Callable[[Tensor], Tensor] = lambda rho: rho) -> Verdict:
+    """The normalised sum: stability rho, and nine tenths of the coordinates to hold nine tenths of the influence."""
+    spread = bf.points(n).double().sum(1) / math.sqrt(n)
+    tables = torch.stack([bf.dictator(n).double(), spread])
+    gap = (bf.stability(tables, RHOS) - largest(RHOS)).abs().max().item()
+    weights = bf.level_weights(tables)  # unit energy without degree 0: then sum of rho**k W_k <= rho
+    unit = (weights[:, 0].abs().max() + (weights.sum(1) - 1).abs().max()).item()
+    one, many = tokens_holding(bf.influences(tables)).tolist()
+    evidence = (
+        f"The dictator $x_1$ and $(x_1 + \\dots + x_{{{n}}})/\\sqrt{{{n}}}$ have mean 0, energy 1 and stability "
+        f"$\\rho$, the largest that such a function can have; {one} and {many} of {n} inputs hold "
+        "90 % of their influence."
+    )
+    right = gap < SLACK and unit < SLACK and one == 1 and many == math.ceil(0.9 * n)
+    return settle(right, evidence, {"gap": gap, "inputs_dictator": one, "inputs_sum": many})
+
+
+def _given(models: Models | None) -> Models:
+    return read() if models is None else models
+
+
+def _not_run() -> Verdict:
+    return Verdict(State.OPEN, "Not run yet: there is no record of who-matters that can tell.")
+
+
+def _verdict(shown: bool, evidence: str, numbers: dict) -> Verdict:
+    """Other models than the paper's: a claim of the paper holds with changes, or it is open."""
+    return Verdict(State.HOLDS_WITH_CHANGES if shown else State.OPEN, evidence, numbers)
+
+
+def _told(words: list[str], models: Models) -> str:
+    sources = sorted({one.source for one in models.values()})
+    return f"{'; '.join(words)} ({'; '.join(sources)})."
+
+
+def _key(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
