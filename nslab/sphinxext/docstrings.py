@@ -11,6 +11,8 @@ _HELD = re.compile(
     r"|(?<![\w*)])\*\*[A-Za-z][^*]*\*\*(?!\w)|(?<![\w*)])\*[A-Za-z][^*\s]*\*(?!\w)"  # bold, emphasis
 )
 _MODULES = re.compile(r"~?\b(?:[a-z_]\w*\.)+(?=[A-Za-z])|~")
+_SECTION = re.compile(r"[A-Z][\w ]*:$")
+_WHOLE: dict[str, list[str]] = {}  # translated docstrings of properties, while napoleon reads them
 _DOCTEST = re.compile(r"((?:^ *>>> .*\n?(?:^ *\S.*\n?)*)+)", re.MULTILINE)
 
 
@@ -36,6 +38,8 @@ def process(app: Sphinx, what: str, name: str, obj: object, options: object, lin
     parts = _DOCTEST.split("\n".join(lines))
     text = "".join(part if k % 2 else "".join(_paragraphs(part)) for k, part in enumerate(parts))
     lines[:] = text.split("\n")
+    if what == "property" and not any(_SECTION.match(line) for line in lines):
+        _WHOLE[name] = list(lines)
 
 
 def translate_type(line: str) -> str:
@@ -50,8 +54,11 @@ def translate_type(line: str) -> str:
 
 
 def process_types(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Autodoc's hook after napoleon, which takes the types of attributes from annotations."""
-    lines[:] = map(translate_type, lines)
+    """Autodoc's hook after napoleon, which takes the types of attributes from annotations.
+
+    It also takes what stands before the first colon of a property for its type; that text is put back.
+    """
+    lines[:] = _WHOLE.pop(name, None) or map(translate_type, lines)
 
 
 def process_signature(
