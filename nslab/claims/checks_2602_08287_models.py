@@ -23,6 +23,8 @@ FEW = 10
 """The most tokens that the digest calls sizeable; we call sizeable what exceeds a tenth of the largest."""
 LONG = 100
 """Shorter prompts say nothing about few tokens: ten of twelve are not few."""
+DEGREE = 15
+"""From which degree on Table 1 counts, and the presets of `who-matters` too."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def never_zero(models: Models | None = None) -> Verdict:
     )
 
 
-def tail_table_ours(models: Models | None = None, degree: int = 15) -> Verdict:
+def tail_table_ours(models: Models | None = None) -> Verdict:
     """Markov's bound over the bound of stability, with one noise in both, against the smallest factor of Table 1."""
     models = {name: one for name, one in _given(models).items() if one.tails}
     if not models:
@@ -135,7 +137,7 @@ def tail_table_ours(models: Models | None = None, degree: int = 15) -> Verdict:
             if law == "independent":
                 below.append(high < least)
     evidence = (
-        f"Gain of stability over Markov at degree {degree}, with 95 % intervals over prompts: {_told(words, models)} "
+        f"Gain of stability over Markov at degree {DEGREE}, with 95 % intervals over prompts: {_told(words, models)} "
         f"The smallest factor in the table is {least:.1f}."
     )
     return Verdict(State.HOLDS if all(below) else State.OPEN, evidence, numbers)

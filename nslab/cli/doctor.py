@@ -28,7 +28,12 @@ PACKAGES = {
     "hub": ("datasets",),
     "test": ("pytest", "playwright"),
 }
-DATA = ("data/electoral-college-2024.csv", "explore/assets/explore.js", "explore/assets/explore.css")
+DATA = (
+    "data/electoral-college-2024.csv",
+    "explore/assets/explore.js",
+    "explore/assets/explore.css",
+    "zoo/weights/char-gpt.safetensors",
+)
 BROWSERS = (
     "chromium",
     "chromium-browser",
