@@ -1,13 +1,13 @@
 """Numbers with error bars: a Monte Carlo mean, its standard error, and intervals.
 
-Every sampled number in `nslab` is an `Estimate`, so that a reader can always ask how far off it may be, how many
-draws it cost and how long they took.
+Every sampled number in `nslab` is an `Estimate`: a reader can always ask how far off it may be, and what it cost.
 """
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Shaped
@@ -70,8 +70,8 @@ class Estimate:
     How to read it: the truth is within one `stderr` in about 68 % of runs and within two in about 95 %. Four times
     the draws halve the error.
 
-    `str` follows one rule: the error has one significant digit, or two when the first is a 1, and the value ends at
-    the same decimal. Numbers under 1e-4 or from 1e6 on share a power of ten.
+    `e[0]` is the estimate of one element, `float(e)` the value of a single number. In `str` the error has one digit, or
+    two when the first is a 1, and the value ends there too; numbers under 1e-4 or from 1e6 on share a power of ten.
 
     Errors: `ValueError` when the shapes differ, a `stderr` is negative or NaN, or `samples` is not positive.
 
@@ -103,14 +103,23 @@ class Estimate:
         Errors: `ValueError` when `level` is outside (0, 1).
         """
         _check_level(level)
-        half = _normal_quantile(level) * self.stderr
+        half = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64))) * self.stderr
         return Interval(self.value - half, self.value + half, level)
+
+    def __getitem__(self, index: Any) -> "Estimate":
+        if not self.value.ndim:
+            raise TypeError(f"this estimate, {self}, is one number: take float(e), e.value or e.stderr")
+        return replace(self, value=self.value[index], stderr=self.stderr[index])
+
+    def __float__(self) -> float:
+        if self.value.numel() != 1:
+            raise TypeError(f"this estimate has shape {tuple(self.value.shape)}: take one element, float(e[0])")
+        return float(self.value)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Estimate):
             return NotImplemented
-        same = _same(self.value, other.value) and _same(self.stderr, other.stderr)
-        return same and self.samples == other.samples
+        return self.samples == other.samples and _same(self.value, other.value) and _same(self.stderr, other.stderr)
 
     def __str__(self) -> str:
         texts = [_with_error(value, error) for value, error in zip(_flat(self.value), _flat(self.stderr), strict=True)]
@@ -172,11 +181,9 @@ def sample_mean(
         raise ValueError(f"samples is {samples}: a standard error needs at least 2 draws")
     if stderr is not None and not 0 < stderr < math.inf:
         raise ValueError(f"stderr is {stderr}: give a positive, finite target, or `samples` instead")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: give at least 1")
-    if max_samples < 2:
-        raise ValueError(f"max_samples is {max_samples}: give at least 2")
-
+    for name, most, least in (("batch_size", batch_size, 1), ("max_samples", max_samples, 2)):
+        if most < least:
+            raise ValueError(f"{name} is {most}: give at least {least}")
     start = time.perf_counter()
     stream = _Stream(draw, batch_size)
     if samples is not None:
@@ -234,7 +241,6 @@ def bootstrap(
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}: give at least 1")
     rows = _double(values, "values")
-
     samples = len(rows)
     chunk = max(1, 2**24 // rows.numel())  # at most 128 MB of float64 at a time
     found = []
@@ -243,10 +249,10 @@ def bootstrap(
         index = torch.randint(samples, (size, samples), generator=generator, device=values.device).to(rows.device)
         repeated = statistic(rows[index], 1)  # (size, samples, *shape) -> (size, *out)
         if not isinstance(repeated, Tensor) or repeated.ndim == 0 or len(repeated) != size:
+            got = tuple(repeated.shape) if isinstance(repeated, Tensor) else type(repeated).__name__
             raise ValueError(
-                "statistic must return a tensor that reduces the dimension it is given, "
-                f"(resamples, samples, ...) to (resamples, ...); for {tuple(rows[index].shape)} it returned "
-                f"{tuple(repeated.shape) if isinstance(repeated, Tensor) else type(repeated).__name__}"
+                "statistic must return a tensor that reduces the dimension it is given, (resamples, samples, ...) to "
+                f"(resamples, ...); for {tuple(rows[index].shape)} it returned {got}"
             )
         found.append(repeated.to(rows.dtype))
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=rows.dtype, device=rows.device)
@@ -277,10 +283,8 @@ class _Stream:
 
     def _merge(self, batch: Tensor) -> None:
         if self.count and batch.shape[1:] != self.mean.shape:
-            raise ValueError(
-                f"draw({len(batch)}) returned rows of shape {tuple(batch.shape[1:])} after rows of shape "
-                f"{tuple(self.mean.shape)}: every draw needs one shape"
-            )
+            shapes = f"{tuple(batch.shape[1:])} after rows of shape {tuple(self.mean.shape)}"
+            raise ValueError(f"draw({len(batch)}) returned rows of shape {shapes}: every draw needs one shape")
         mean = batch.mean(0)
         m2 = (batch - mean).square().sum(0)
         if self.count == 0:
@@ -311,10 +315,6 @@ def _double(values: Tensor, name: str) -> Tensor:
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise ValueError(f"level is {level}: give a number between 0 and 1, for example 0.95")
-
-
-def _normal_quantile(level: float) -> float:
-    return math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

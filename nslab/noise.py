@@ -60,7 +60,8 @@ class Resample:
     $E[f(x) f(y)] = \sum_S \mathrm{keep}^{|S|} \|f^{=S}\|^2$.
 
     Attributes:
-        keep: probability that a token is kept, in [0, 1]. It is the eigenvalue per degree, and the correlation.
+        keep: probability that a token is kept, in [0, 1]. It is the eigenvalue per degree, and the correlation. The
+            measures of `nslab.stability` at prompts take 0 only, where every token is drawn anew.
         vocabulary: number of token ids; ids run from 0 to vocabulary - 1.
         special: ids that noise never touches and never produces (padding, separators, masks). A position holding one
             keeps it; every other position stays without one. The positions of special tokens are thus the same in the

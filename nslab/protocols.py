@@ -5,11 +5,14 @@ The protocols are structural: nothing needs to inherit from them, and any functi
 """
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, nn
+
+STEADY = 1e-3  # relative to the largest output: rounding is far below, dropout far above
 
 
 @runtime_checkable
@@ -55,6 +58,8 @@ class PromptScore(Protocol):
     """One number a prompt, fixed at given prompts: for example the log-probability of each prompt's top next token.
 
     It differs from a plain callable in that a row must know its prompt, because each prompt has a token of its own.
+    It may have `ids`, the prompts it was made for (prompts, length); the measures then refuse other prompts, which it
+    would answer for the wrong ones.
     """
 
     def for_prompts(self, prompt: Tensor, /) -> Model:
@@ -119,3 +124,31 @@ def evaluate(f: Callable[[Tensor], Tensor], x: Shaped[Tensor, "batch ..."], *, n
                 f"look at the input in that row, or scale the outputs of {name}"
             )
     return output
+
+
+def check_mode(f: object, name: str) -> None:
+    """Refuse an `nn.Module` in training mode, or a method of one: it is not one function of a row.
+
+    Dropout would count as noise; batch norm would mix the rows, and learn from them.
+    """
+    owner = getattr(f, "__self__", f)
+    if isinstance(owner, nn.Module) and owner.training:
+        raise ValueError(
+            f"{name} is in training mode: call eval() first, or its dropout counts as noise and its batch norm learns "
+            "from what it is asked"
+        )
+
+
+def check_steady(answer: Callable[[], Tensor], name: str) -> None:
+    """Ask twice, and refuse two answers: whatever is behind a callable, dropout shows here."""
+    with torch.no_grad():
+        first, second = answer(), answer()
+    if float((first - second).abs().max()) > STEADY * float(first.abs().max()):
+        raise ValueError(f"{name} gives two answers to one prompt: it is random (dropout? call eval() on the network)")
+
+
+def check_whole(**counts: object) -> None:
+    """Refuse a count, by its name, that is given and is no whole number."""
+    for name, count in counts.items():
+        if count is not None and not isinstance(count, Integral):
+            raise ValueError(f"{name} is {count!r}: it counts, so give a whole number (1000 and not 1e3)")

@@ -260,3 +260,21 @@ def test_bootstrap_in_chunks_equals_bootstrap_at_once():
 def test_bootstrap_refuses_bad_input(values, arguments, message):
     with pytest.raises(ValueError, match=message):
         bootstrap(values, **arguments)
+
+
+def test_one_element_is_taken_like_one_of_a_tensor():
+    table = estimate([[0.5, 0.25], [1.0, 2.0]], [[0.1, 0.2], [0.0, 0.3]], samples=7)
+    assert table[0] == estimate([0.5, 0.25], [0.1, 0.2], samples=7)
+    assert table[1, 0] == estimate(1.0, 0.0, samples=7)
+    assert table[:, 1] == estimate([0.25, 2.0], [0.2, 0.3], samples=7)
+    assert [str(row) for row in table] == [str(table[0]), str(table[1])]
+    assert f"{float(table[0, 1]):.2f}" == "0.25"
+    with pytest.raises(IndexError):
+        table[2]
+
+
+def test_a_number_is_no_table_and_a_table_no_number():
+    with pytest.raises(TypeError, match=r"0\.50 ± 0\.10, is one number: take float\(e\)"):
+        list(estimate(0.5, 0.1))
+    with pytest.raises(TypeError, match=r"has shape \(2,\): take one element, float\(e\[0\]\)"):
+        float(estimate([0.5, 0.25], [0.1, 0.2]))

@@ -23,3 +23,12 @@ def test_ruff_would_reformat_nothing():
 
 def test_rooms_import_only_from_floors_below():
     succeeds("lint-imports", "--no-cache")
+
+
+def test_rooms_are_loaded_when_they_are_named():
+    """In a fresh interpreter: `import nslab` alone is quick, and `nslab.stability` is there."""
+    code = (
+        "import sys, nslab; assert 'torch' not in sys.modules; print(nslab.stability.Cube(3), hasattr(nslab, 'attic'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "Cube(n=3) False\n"

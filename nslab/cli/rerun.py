@@ -11,6 +11,8 @@ import typer
 
 from nslab.cli.doctor import PACKAGES
 
+DEVICES = ("cpu", "cuda", "mps")
+
 
 def rerun(
     name: Annotated[str | None, typer.Argument(help="An experiment, or the path of a file of yours.")] = None,
@@ -100,10 +102,12 @@ def _device(wanted: str) -> str:
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
+    if wanted.partition(":")[0] not in DEVICES:
+        raise ValueError(f"--device {wanted}: Expected one of {', '.join(DEVICES)}, or auto for the fastest there is")
     try:
         torch.empty(1, device=wanted)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0].partition(", ipu,")[0].rstrip(".")
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise ValueError(f"--device {wanted}: {reason}; give cpu, or auto for the fastest there is") from None
     return wanted
 

@@ -6,9 +6,9 @@
 At the prompts of a language model, tokens are drawn anew or embeddings moved:
 
     from nslab.stability import discrete_influence, geometric_influence, text_stability
-    geometric_influence(score, model.embed(ids))                       # every position, one backward pass
-    discrete_influence(score, ids, resample, samples=100)              # resample: nslab.noise.Resample
-    text_stability(score, ids, resample, keep=[0.5, 0.9]).normalised
+    geometric_influence(score, score.embeddings)                       # every position, one backward pass
+    discrete_influence(score, score.ids, resample, samples=100)        # resample: nslab.noise.Resample(0, ...)
+    text_stability(score, score.ids, resample, keep=[0.5, 0.9]).normalised
 
 The space fixes the noise: `Cube` flips bits and `GaussianSpace` mixes, both at a correlation `rho`; `Tokens` keeps or
 resamples with a probability `keep`. Every measured number is an `Estimate`.

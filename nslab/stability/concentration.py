@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
+from nslab.estimate import Estimate
 from nslab.gaussian.ranges import Scalar, as_tensors
 
 
@@ -32,29 +33,47 @@ class TailBound:
     tail: float
 
 
-def tail_bound(stability: Scalar, eigenvalue: Scalar, degree: int) -> Float[Tensor, "..."]:
+def tail_bound(
+    stability: Scalar | Estimate, eigenvalue: Scalar | None = None, degree: int | None = None
+) -> Float[Tensor, "..."] | Estimate:
     r"""$W_{\ge T} \le B_T = \delta / (1 - r^T)$ with $\delta$ = 1 - stability.
 
     Args:
-        stability: *normalised* stability (Stab / E f**2) at each eigenvalue.
+        stability: *normalised* stability (Stab / E f**2) at each eigenvalue; or the `StabilityEstimate` of it, with
+            which `tail_bound(found, degree=4)` needs no eigenvalue.
         eigenvalue: r in [0, 1): rho for flips and Gaussian noise, keep for resampled tokens
             (`StabilityEstimate.eigenvalue`); for the paper's token noise (1 + rho)/2. Broadcasts against `stability`.
         degree: T >= 1.
 
     Returns:
-        The broadcast shape. Differentiable.
+        The broadcast shape. Differentiable. Of an estimate an `Estimate`, with its error.
 
     How to read it: the share of the energy of f at degrees T and above is at most this. Above 1 it says nothing;
     below 0, from a measured stability a little above 1, read it as 0.
 
-    Errors: `ValueError` when the eigenvalue is outside [0, 1), the degree below 1, or stability clearly above 1 (it was
-    not normalised).
+    Errors: `ValueError` when the eigenvalue is outside [0, 1), the degree below 1, an estimate is not of version
+    "normalised", or stability is clearly above 1 (it was not normalised).
 
     Source: arXiv 2602.08287, Lemma 1, *reconstructed*: $1 - \delta \le \sum_k r^k W_k \le 1 - (1 - r^T) W_{\ge T}$.
 
     >>> tail_bound(0.99, 0.9, 3).item()
     0.0369...
     """
+    if degree is None:
+        raise ValueError("degree is missing: tail_bound(estimate, degree=T), or tail_bound(stability, eigenvalue, T)")
+    if isinstance(stability, Estimate):
+        version = getattr(stability, "version", None)
+        if version != "normalised":
+            raise ValueError(
+                f"stability is an estimate of version {version}: measure the normalised one, version='normalised' of"
+                " noise_stability or .normalised of text_stability"
+            )
+        r = stability.eigenvalue if eigenvalue is None else eigenvalue
+        bound = tail_bound(stability.value, r, degree)
+        error = stability.stderr / (1 - as_tensors(r)[0].to(stability.stderr) ** degree)
+        return Estimate(bound, error, stability.samples, stability.seconds)
+    if eigenvalue is None:
+        raise ValueError("eigenvalue is missing: a number does not know its noise; give r, or the whole estimate")
     stability, r = as_tensors(stability, eigenvalue)
     _check_degree(degree)
     _check_open_eigenvalue(r)

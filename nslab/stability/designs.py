@@ -15,8 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nslab.protocols import evaluate
-from nslab.stability.spaces import Space
+from nslab.batches import BatchSize
+from nslab.protocols import check_mode, evaluate
+from nslab.stability.spaces import Space, Tokens
+
+GROUP = 2**16  # the most inputs made at once
+GROUP_NUMBERS = 2**22  # coordinates, or outputs, of the inputs made at once
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,32 @@ def double(values: Tensor) -> Tensor:
 
 def outputs(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """f(x) checked, (rows, outputs) in double precision, with its gradient. f gets a copy: it may work in place."""
-    values = evaluate(f, x.clone())
+    check_mode(f, "f")
+    try:
+        values = evaluate(f, x.clone())
+    except RuntimeError as error:
+        if "dtype" not in str(error) and "scalar type" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"f does not take {x.dtype} ({reason}): give dtype=, that of its weights") from error
     if values.ndim > 2 or values.is_complex():
         raise ValueError(
             f"f returned {values.dtype} of shape {tuple(values.shape)} for points of shape {tuple(x.shape)}: real"
             " numbers of shape (batch,) or (batch, outputs) are needed; select or flatten the outputs"
         )
     return double(values).reshape(len(x), -1)
+
+
+def count_outputs(f: Callable[[Tensor], Tensor], space: Space, source: dict) -> int:
+    """How many outputs f has, asked at two points of the space that leave the generator alone."""
+    device, dtype = source["device"], source["dtype"]
+    apart = torch.Generator(torch.get_default_device() if device is None else device).manual_seed(0)
+    return outputs(f, space.draw(2, apart, device, dtype)).shape[1]
+
+
+def first_batch(space: Space) -> BatchSize:
+    """Inputs handed over at once where nobody says: of tokens what suits a network, of numbers all that were made."""
+    return BatchSize(None if isinstance(space, Tokens) else GROUP)
 
 
 def draw(

@@ -6,13 +6,13 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from nslab.batches import in_batches
 from nslab.boolean.checks import known_keys
 from nslab.boolean.sampling import Sampling
 from nslab.estimate import Estimate, sample_mean
-from nslab.stability.designs import double, outputs
-from nslab.stability.spaces import GaussianSpace, Space
-
-BATCH_NUMBERS = 2**22  # coordinates drawn at once
+from nslab.protocols import check_whole
+from nslab.stability.designs import GROUP, GROUP_NUMBERS, count_outputs, double, first_batch, outputs
+from nslab.stability.spaces import GaussianSpace, Space, check_space
 
 
 def influences(
@@ -31,7 +31,8 @@ def influences(
         f: (batch, coordinates) to (batch,) or (batch, outputs); with several outputs, squared distances.
         space: `Cube`, `Tokens` or `GaussianSpace`.
         relevant: the coordinates to look at, all by default.
-        **sampling: see `Sampling`.
+        **sampling: exactly one of `samples`, the number of draws, and `stderr`, the standard error to reach; and
+            `generator`, `device` and `dtype` of the points.
 
     Returns:
         `Estimate` of shape (coordinates,), or (len(relevant),).
@@ -49,7 +50,7 @@ def influences(
     [1 ± 0, 1 ± 0, 0 ± 0]
     """
     chosen = _coordinates(space, relevant)
-    return _average(lambda x, generator: _changes(f, space, x, chosen, generator), space, sampling)
+    return _average(lambda x, generator: _changes(f, space, x, chosen, generator), f, space, sampling)
 
 
 def average_sensitivity(f: Callable[[Tensor], Tensor], space: Space, **sampling: Unpack[Sampling]) -> Estimate:
@@ -59,10 +60,16 @@ def average_sensitivity(f: Callable[[Tensor], Tensor], space: Space, **sampling:
     and on tokens it is also the derivative of Stab at strength 1; on Gaussian space that is `gradient_energy`, which is
     at least as large.
 
-    Arguments and errors as in `influences`.
+    Args:
+        f: as in `influences`.
+        space: as in `influences`.
+        **sampling: exactly one of `samples`, the number of draws, and `stderr`, the standard error to reach; and
+            `generator`, `device` and `dtype` of the points.
+
+    Errors: as in `influences`.
     """
     chosen = _coordinates(space, None)
-    return _average(lambda x, generator: _changes(f, space, x, chosen, generator).sum(-1), space, sampling)
+    return _average(lambda x, generator: _changes(f, space, x, chosen, generator).sum(-1), f, space, sampling)
 
 
 def gradient_energy(f: Callable[[Tensor], Tensor], space: Space, **sampling: Unpack[Sampling]) -> Estimate:
@@ -71,7 +78,8 @@ def gradient_energy(f: Callable[[Tensor], Tensor], space: Space, **sampling: Unp
     Args:
         f: differentiable, (batch, dimension) to (batch,) or (batch, outputs); outputs add up.
         space: a `GaussianSpace`.
-        **sampling: see `Sampling`.
+        **sampling: exactly one of `samples`, the number of draws, and `stderr`, the standard error to reach; and
+            `generator`, `device` and `dtype` of the points.
 
     Returns:
         `Estimate`, a number.
@@ -96,7 +104,7 @@ def gradient_energy(f: Callable[[Tensor], Tensor], space: Space, **sampling: Unp
             gradients = [_gradient(column, x) for column in values.unbind(-1)]
         return sum(double(gradient).square().sum(-1) for gradient in gradients)
 
-    return _average(squared_gradient, space, sampling)
+    return _average(squared_gradient, f, space, sampling)
 
 
 def _gradient(column: Tensor, x: Tensor) -> Tensor:
@@ -111,27 +119,32 @@ def _gradient(column: Tensor, x: Tensor) -> Tensor:
 
 def _changes(f: Callable, space: Space, x: Tensor, chosen: tuple[int, ...], generator) -> Tensor:
     """Scaled squared changes w |f(x) - f(x with coordinate i redrawn)|**2, (count, len(chosen))."""
-    at_x = outputs(f, x)
+    size = first_batch(space)
+    at_x = in_batches(lambda rows: outputs(f, rows), x, batch=size)
+    change = lambda rows, at: (at - outputs(f, rows)).square().sum(-1)  # noqa: E731
     found = []
     for i in chosen:
         moved, factor = space.redraw(x, i, generator)
-        found.append(factor * (at_x - outputs(f, moved)).square().sum(-1))
+        found.append(factor * in_batches(change, moved, at_x, batch=size))
     return torch.stack(found, -1)
 
 
-def _average(of: Callable, space: Space, sampling: Sampling) -> Estimate:
+def _average(of: Callable, f: Callable, space: Space, sampling: Sampling) -> Estimate:
     known_keys(sampling, Sampling, "sampling")
+    check_whole(samples=sampling.get("samples"))
     source = {name: sampling.get(name) for name in ("generator", "device", "dtype")}
     with torch.no_grad():
+        numbers = max(space.coordinates, count_outputs(f, space, source))
         return sample_mean(
             lambda k: of(space.draw(k, **source), source["generator"]).detach(),
             samples=sampling.get("samples"),
             stderr=sampling.get("stderr"),
-            batch_size=max(1, min(65536, BATCH_NUMBERS // space.coordinates)),
+            batch_size=max(1, min(GROUP, GROUP_NUMBERS // numbers)),
         )
 
 
 def _coordinates(space: Space, relevant: Sequence[int] | None) -> tuple[int, ...]:
+    check_space(space)
     chosen = tuple(range(space.coordinates)) if relevant is None else tuple(int(i) for i in relevant)
     if not chosen or len(set(chosen)) < len(chosen) or not all(0 <= i < space.coordinates for i in chosen):
         raise ValueError(f"relevant = {chosen}: give distinct coordinates from 0 to {space.coordinates - 1}")

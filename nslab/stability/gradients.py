@@ -9,10 +9,10 @@ from torch import Tensor
 
 from nslab.batches import BatchSize, in_batches
 from nslab.estimate import Estimate
-from nslab.protocols import PromptScore, evaluate
+from nslab.protocols import PromptScore, check_mode, check_whole, evaluate
 from nslab.stability.designs import double
 from nslab.stability.embedding_noise import EmbeddingNoise, check_embeddings, correlations
-from nslab.stability.prompts import variants
+from nslab.stability.prompts import check_own_prompts, variants
 from nslab.stability.spaces import Scalar
 
 
@@ -27,7 +27,8 @@ def geometric_influence(
     Args:
         f: embeddings (rows, length, width) to one number a row (rows,), row by row and differentiable. Or a
             `PromptScore`: its `from_embeddings(rows, prompt)` is called with the index of each row's prompt.
-        embeddings: token embeddings e (prompts, length, width), for example `model.embed(ids)`.
+        embeddings: token embeddings e (prompts, length, width): of a score `score.embeddings`, or noisy twins of them;
+            else `model.embed(ids)`. Of a masked model these differ: in a score's prompts the mask is in place.
         batch: prompts at once; found automatically by default (see `nslab.batches`).
 
     Returns:
@@ -38,8 +39,9 @@ def geometric_influence(
     this prompt only, and it grows with the scale of f and shrinks with the scale of the embeddings: compare profiles
     after dividing by their sum. Averaged over prompts it is E ||d f / d e_i||.
 
-    Errors: `ValueError` for embeddings of another shape or dtype, an f that does not give one finite number a row,
-    whose graph is cut, or whose gradient is not finite.
+    Errors: `ValueError` for embeddings of another shape or dtype or of other prompts than the score's (their number and
+    length are compared), an f that does not give one finite number a row, whose graph is cut, that is in training mode,
+    or whose gradient is not finite.
 
     Source: Keller, Mossel and Sen, Annals of Probability 40(3), 2012 (for sets); the function and its block version
     for tokens are *reconstructed* from it by the co-area formula.
@@ -53,6 +55,7 @@ def geometric_influence(
         values = _numbers(evaluate(variants(f, prompt, "from_embeddings"), rows, name="f"), rows)
         return _norms(values, [rows])[0]
 
+    _check_source(f, embeddings, "f", "from_embeddings")
     return _each_prompt(norms, embeddings, batch)
 
 
@@ -90,6 +93,7 @@ def geometric_influence_by_layer(
         values = _numbers(evaluate(lambda _: found[0], rows, name="trace"), rows)
         return torch.stack(_norms(values, list(found[1])), 1)  # (rows, layers, length)
 
+    _check_source(trace, embeddings, "trace", "trace")
     return _each_prompt(norms, embeddings, batch).movedim(0, 1)  # (rows, layers, length) -> (layers, rows, length)
 
 
@@ -128,6 +132,7 @@ def smoothed_influence(
     start = time.perf_counter()
     check_embeddings(embeddings, noisy)
     levels = correlations(rho)
+    check_whole(twins=twins)
     if twins < 2:
         raise ValueError(f"twins is {twins}: a standard error needs at least 2")
     embeddings = embeddings.detach()
@@ -151,7 +156,6 @@ def smoothed_influence(
 
 def _each_prompt(norms: Callable, embeddings: Tensor, batch: int | BatchSize | None) -> Tensor:
     """Norms for leaves made from slices of the embeddings, with gradients on whatever the caller has switched off."""
-    check_embeddings(embeddings)
 
     def leaf(rows: Tensor, prompt: Tensor) -> Tensor:
         return norms(rows.detach().clone().requires_grad_(), prompt)
@@ -159,6 +163,12 @@ def _each_prompt(norms: Callable, embeddings: Tensor, batch: int | BatchSize | N
     with torch.inference_mode(False), torch.enable_grad():
         prompts = torch.arange(len(embeddings), device=embeddings.device)
         return in_batches(leaf, embeddings.clone(), prompts, batch=batch)
+
+
+def _check_source(f: Callable | PromptScore, embeddings: Tensor, name: str, entry: str) -> None:
+    check_embeddings(embeddings)
+    check_mode(f, name)
+    check_own_prompts(f, embeddings, "embeddings", entry, clean=False)  # they may be noisy
 
 
 def _numbers(values: Tensor, rows: Tensor) -> Tensor:

@@ -3,15 +3,17 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nslab.batches import in_batches
 from nslab.estimate import Estimate, TooFewSamples
-from nslab.stability.designs import draw, outputs
+from nslab.protocols import check_whole
+from nslab.stability.designs import GROUP, GROUP_NUMBERS, count_outputs, draw, first_batch, outputs
 from nslab.stability.moments import Moments
 from nslab.stability.pilot import METHODS, MOST_FEATURES, Plan, decide, smallest_pilot
 from nslab.stability.spaces import Scalar, Space, strengths
@@ -21,27 +23,32 @@ Method = Literal["auto", "naive", "common", "antithetic", "nested", "linear", "a
 
 PILOT_SHARE = 1 / 30  # of the evaluations: if nothing better is found, the error grows by under 2 %
 CENTRE = 256  # evaluations that estimate the mean of f before it is subtracted
-BATCH_NUMBERS = 2**22  # coordinates drawn at once
 PILOT_NUMBERS = 2**24  # coordinates, or features of the linear function, that a pilot may hold
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StabilityEstimate(Estimate):
-    """An `Estimate` of noise stability that says how it was made.
+    """An `Estimate` of noise stability that says which of the three it is and how it was made.
 
     Attributes:
-        method: the estimator used; with method="auto", the one chosen.
-        evaluations: inputs at which f was evaluated, the pilot included. This is the price.
+        method: the estimator used; with method="auto", the one chosen; "prompts" where prompts were given.
+        evaluations: inputs at which f was evaluated, the pilot included, and but for two that told how many outputs f
+            has. This is the price.
         eigenvalue: eigenvalue per degree of the noise, the same shape as `value`: rho for bits and Gaussians, keep for
             tokens. Spectral bounds (`tail_bound`) take this number.
+        version: "raw", "normalised" or "centred"; never compare two stabilities of different versions.
     """
 
     method: str
     evaluations: int
     eigenvalue: Tensor
+    version: Version
+
+    def __getitem__(self, index: Any) -> "StabilityEstimate":
+        return replace(super().__getitem__(index), eigenvalue=self.eigenvalue[index])
 
     def __repr__(self) -> str:
-        return f"StabilityEstimate({self}, method={self.method!r}, evaluations={self.evaluations})"
+        return f"StabilityEstimate({self.version} {self}, method={self.method!r}, evaluations={self.evaluations})"
 
 
 def noise_stability(
@@ -57,7 +64,7 @@ def noise_stability(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    batch_size: int = 65536,
+    batch_size: int | None = None,
     max_evaluations: int = 2**26,
 ) -> StabilityEstimate:
     r"""Stab(f) = E[f(x) f(y)] for x from a product space and y its noisy twin, at many strengths of the noise.
@@ -66,7 +73,8 @@ def noise_stability(
     $S / E|f|^2$; `centred` $(S - |E f|^2) / (E|f|^2 - |E f|^2)$, the correlation of f(x) and f(y).
 
     Args:
-        f: (batch, coordinates) to (batch,) or (batch, outputs), row by row.
+        f: (batch, coordinates) to (batch,) or (batch, outputs), row by row: numbers that may be multiplied. Of a
+            classifier give probabilities, or its class as a one-hot vector: numbers of classes mean nothing.
         space: `Cube(n)`, `Tokens(length, vocabulary)` or `GaussianSpace(dimension)`.
         rho: correlations in [-1, 1], a number or a tensor (*rho); for `Cube` and `GaussianSpace`.
         keep: probabilities in [0, 1] that a token is kept, (*rho); for `Tokens`.
@@ -82,7 +90,8 @@ def noise_stability(
         generator: source of randomness, on `device`.
         device: where the points are made.
         dtype: of the points; torch's default dtype, and int64 for tokens.
-        batch_size: the most inputs that f is handed at once; it bounds memory, not the result.
+        batch_size: the most inputs that f is handed at once, and of which a group of draws is made. By default f gets
+            65,536, on `Tokens` as many as `nslab.batches` finds for a network, and half whenever memory runs out.
         max_evaluations: the most that a target may cost.
 
     Returns:
@@ -94,9 +103,9 @@ def noise_stability(
     are unbiased; the other two are ratios with a bias of order 1/samples, far below their error.
 
     Errors: `ValueError` for rho with tokens or keep without, strengths out of range, not exactly one of `evaluations`
-    and `stderr`, too few evaluations, outputs that are not finite or not real numbers in a (batch,) or (batch, outputs)
-    tensor, and versions that divide by zero; `TooFewSamples`, which says how many evaluations the target would need
-    and holds the estimate so far.
+    and `stderr`, too few evaluations, a module in training mode, outputs that are not finite or not real numbers in a
+    (batch,) or (batch, outputs) tensor, and versions that divide by zero; `TooFewSamples`, which says how many
+    evaluations the target would need and holds the estimate so far.
 
     Source: arXiv 2602.08287, section 4, as reported in a digest; O'Donnell, Analysis of Boolean Functions (2014),
     sections 2.4, 8.3 and 11.1. The estimators: ours, from standard variance reduction.
@@ -112,8 +121,9 @@ def noise_stability(
     _check_request(version, method, evaluations, stderr, max_evaluations, batch_size)
     source = {"generator": generator, "device": device, "dtype": dtype}
     budget = "max_evaluations" if evaluations is None else "evaluations"
-    work = _Work(_Counted(f, batch_size), space, levels.flatten().tolist(), version, source, budget)
     with torch.no_grad():
+        counted = _Counted(f, batch_size, space, source)
+        work = _Work(counted, space, levels.flatten().tolist(), version, source, budget)
         if stderr is None:
             work.prepare(method, int(evaluations * PILOT_SHARE), evaluations)
             work.spend(evaluations)
@@ -124,20 +134,17 @@ def noise_stability(
 
 
 class _Counted:
-    """f with its outputs checked, in float64, (rows, outputs), less a constant; it counts its inputs."""
+    """f with its outputs checked, in float64, (rows, outputs), less a constant; it counts its inputs from now on."""
 
-    def __init__(self, f: Callable[[Tensor], Tensor], batch_size: int):
-        self.f, self.batch_size = f, batch_size
+    def __init__(self, f: Callable[[Tensor], Tensor], batch_size: int | None, space: Space, source: dict):
+        self.f, self.group, self.batch = f, batch_size or GROUP, batch_size or first_batch(space)
         self.count, self.centre = 0, None
+        self.outputs = 1 if batch_size else count_outputs(f, space, source)  # a given size bounds memory by itself
 
     def __call__(self, x: Tensor) -> Tensor:
-        batches = [self._checked(rows) for rows in x.split(self.batch_size)]
-        values = batches[0] if len(batches) == 1 else torch.cat(batches)
-        return values if self.centre is None else values - self.centre
-
-    def _checked(self, x: Tensor) -> Tensor:
         self.count += len(x)
-        return outputs(self.f, x).detach()
+        values = in_batches(lambda rows: outputs(self.f, rows).detach(), x, batch=self.batch)
+        return values if self.centre is None else values - self.centre
 
 
 class _Work:
@@ -164,7 +171,7 @@ class _Work:
                     f"{self.budget} = {most} is too few for method = {method!r}: its pilot alone takes {pilot} at"
                     f" {len(self.levels)} strengths; give at least {2 * pilot}, or use another method"
                 )
-        largest = max(self.space.coordinates, min(self.space.features, MOST_FEATURES))
+        largest = max(self.space.coordinates, min(self.space.features, MOST_FEATURES), self.f.outputs)
         pilot = min(pilot, max(least, PILOT_NUMBERS // largest), 2**18)
         normalised = self.version != "raw"
         self.plan = decide(method, self.f, self.space, self.levels, pilot, normalised, self.source)
@@ -179,8 +186,8 @@ class _Work:
         if left + self.moments.count < 2:
             least = self.f.count + 2 * self.cost
             raise ValueError(f"{self.budget} = {total} is too few: two draws need {least}, counting what was spent")
-        numbers = max(self.space.coordinates, self.space.features if self.plan.linear else 0)
-        rows = min(self.f.batch_size, BATCH_NUMBERS // numbers)
+        numbers = max(self.space.coordinates, self.space.features if self.plan.linear else 0, self.f.outputs)
+        rows = min(self.f.group, GROUP_NUMBERS // numbers)
         per_batch = max(1, rows // self.plan.design.cost(1))
         while left > 0:
             count = min(left, per_batch)
@@ -205,7 +212,8 @@ class _Work:
         value, error = (found.reshape(levels.shape) for found in self.result())
         seconds = time.perf_counter() - start
         eigenvalue = levels.to(value.device)
-        return StabilityEstimate(value, error, self.moments.count, seconds, self.plan.method, self.f.count, eigenvalue)
+        made = self.plan.method, self.f.count, eigenvalue, self.version
+        return StabilityEstimate(value, error, self.moments.count, seconds, *made)
 
 
 def _reach(work: _Work, stderr: float | int, most: int, levels: Tensor, start: float) -> None:
@@ -226,8 +234,9 @@ def _reach(work: _Work, stderr: float | int, most: int, levels: Tensor, start: f
 
 
 def _check_request(
-    version: str, method: str, evaluations: int | None, stderr: float | int | None, most: int, batch_size: int
+    version: str, method: str, evaluations: int | None, stderr: float | int | None, most: int, batch_size: int | None
 ):
+    check_whole(evaluations=evaluations, max_evaluations=most, batch_size=batch_size)
     if version not in ("raw", "normalised", "centred"):
         raise ValueError(f"version = {version!r}: give 'raw', 'normalised' or 'centred'")
     if method != "auto" and method not in METHODS:
@@ -240,5 +249,5 @@ def _check_request(
         raise ValueError(f"evaluations = {evaluations} is too few: give at least two draws, 4 or more")
     if most < 4:
         raise ValueError(f"max_evaluations is {most}: give at least 4")
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: give at least 1")

@@ -51,6 +51,10 @@ class ProfileSummary:
     last: OverPrompts
     by_position: OverPrompts
 
+    def __repr__(self) -> str:
+        told = f"k90 {self.tokens_holding_90}, participation ratio {self.participation_ratio}"
+        return f"ProfileSummary({self.prompts} prompts of {self.length} tokens: {told})"
+
 
 def tokens_holding(profile: Real[Tensor, "*batch length"], share: float | int = 0.9) -> Int[Tensor, "*batch"]:
     """The smallest number of positions that hold `share` of the sum: k90 at the default, (*batch).

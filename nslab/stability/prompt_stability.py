@@ -8,9 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nslab.estimate import Estimate
+from nslab.stability.measuring import StabilityEstimate
 from nslab.stability.prompts import OverPrompts, bootstrap_prompts
 
 Version = Literal["raw", "normalised", "centred", "loss", "energy", "mean_square"]
+STABILITIES = ("raw", "normalised", "centred")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,11 +88,14 @@ class PromptStability:
         return self.estimate("mean_square")
 
     def estimate(self, version: Version) -> Estimate:
-        """One of the numbers above, by name."""
+        """One of the numbers above, by name; a stability as a `StabilityEstimate`, which knows its version."""
         value = self._defined(self.versions(torch.ones_like(self.squares)[None]), version)[0]
         left = self._defined(self._left_out(), version)  # (prompts, *strengths)
         spread = (left - left.mean(0)).square().sum(0) * (1 - 1 / self.prompts)
-        return Estimate(self._shaped(value), self._shaped(spread.sqrt()), self.prompts, self.seconds)
+        found = self._shaped(value), self._shaped(spread.sqrt()), self.prompts, self.seconds
+        if version not in STABILITIES:
+            return Estimate(*found)
+        return StabilityEstimate(*found, "prompts", self.evaluations, self.eigenvalue, version)
 
     def interval(
         self,
@@ -115,7 +120,14 @@ class PromptStability:
         return OverPrompts(self._shaped(value), type(interval)(*ends, level))
 
     def __repr__(self) -> str:
-        return f"PromptStability(r={self.eigenvalue.tolist()}, raw={self.raw}, prompts={self.prompts})"
+        three = ", ".join(f"{version}={self._told(version)}" for version in STABILITIES)
+        return f"PromptStability(r={self.eigenvalue.tolist()}, {three}, prompts={self.prompts})"
+
+    def _told(self, version: Version) -> str:
+        try:
+            return str(self.estimate(version))
+        except ValueError:
+            return "0/0"
 
     def _shaped(self, found: Tensor) -> Tensor:
         return found.reshape(self.eigenvalue.shape) if found.ndim else found

@@ -12,8 +12,8 @@ from torch import Tensor
 from nslab.batches import BatchSize, in_batches
 from nslab.estimate import Estimate
 from nslab.noise import Resample
-from nslab.protocols import PromptScore
-from nslab.stability.prompts import check_prompts, token_values
+from nslab.protocols import PromptScore, check_steady, check_whole
+from nslab.stability.prompts import check_own_prompts, check_prompts, token_values
 
 CHANGES = 2**20  # replaced tokens listed at once
 
@@ -26,11 +26,13 @@ class TotalInfluence(Estimate):
         by_prompt: the estimate of each prompt (prompts,), float64; `value` is their mean.
         pairs: (prompt, position) pairs looked at.
         evaluations: prompts at which f was evaluated, the unchanged ones included; repeats cost nothing.
+        squares: |f(x)|**2 by prompt (prompts,), by which `tail_comparison` knows f and the prompts again.
     """
 
     by_prompt: Float[Tensor, " prompts"]
     pairs: int
     evaluations: int
+    squares: Float[Tensor, " prompts"]
 
 
 def discrete_influence(
@@ -46,10 +48,10 @@ def discrete_influence(
     r"""$\mathrm{Inf}_i(f; x) = \frac12 E_t |f(x) - f(x_{i \to t})|^2$, token i of prompt x drawn anew from the law.
 
     Args:
-        score: token ids (rows, length) to (rows, ...), row by row, without randomness; several outputs add up. Or a
-            `PromptScore`.
-        ids: prompts x (prompts, length).
-        resample: its law, vocabulary and special tokens are used, and its `keep` is not.
+        score: token ids (rows, length) to (rows,) or (rows, outputs), row by row, without randomness; several outputs
+            add up. Or a `PromptScore`.
+        ids: prompts x (prompts, length); of a score its own, `score.ids`.
+        resample: `Resample(0, ...)`, of which the law, the vocabulary and the special tokens are used.
         samples: replacements drawn at each position, at least 2, or "exact": every token of the law, weighted. That
             is worth it for characters.
         positions: the positions to look at, all by default.
@@ -65,8 +67,8 @@ def discrete_influence(
     can be larger than the variance of f. Each prompt is evaluated once, each distinct variant once, and variants equal
     to the prompt not at all.
 
-    Errors: `ValueError` for ids of a wrong shape, dtype or range, too few samples, positions outside the prompt or
-    repeated, and outputs that are not finite.
+    Errors: `ValueError` for ids of a wrong shape, dtype or range or not of the score, too few samples, positions
+    outside the prompt or repeated, an f that is random, and outputs that are not finite.
 
     Source: *reconstructed* from Efron and Stein (1981). Vasudeva et al. (2025) count changed predictions instead.
 
@@ -76,7 +78,11 @@ def discrete_influence(
     """
     start = time.perf_counter()
     allowed = check_prompts(ids, resample)
+    check_own_prompts(score, ids, "ids")
     chosen = _positions(positions, ids.shape[1]).to(ids.device)
+    if isinstance(samples, str) and samples != "exact":
+        raise ValueError(f"samples is {samples!r}: give a number of replacements, or 'exact'")
+    check_whole(samples=None if samples == "exact" else samples)
     if samples != "exact" and samples < 2:
         raise ValueError(f"samples is {samples}: a standard error needs at least 2 replacements, or give 'exact'")
     law = resample.probabilities()
@@ -122,8 +128,8 @@ def total_influence(
 
     Args:
         score: as in `discrete_influence`.
-        ids: prompts (prompts, length), at least 2, independent of each other.
-        resample: its law, vocabulary and special tokens are used, and its `keep` is not.
+        ids: prompts (prompts, length), at least 2, independent of each other; of a score its own, `score.ids`.
+        resample: as in `discrete_influence`.
         pairs: (prompt, position) pairs to look at, at least one a prompt; rounded down to equally many a prompt.
         batch: rows at once; found automatically by default.
         generator: source of randomness, on the device of the ids.
@@ -141,6 +147,8 @@ def total_influence(
     """
     start = time.perf_counter()
     allowed = check_prompts(ids, resample, least=2)
+    check_own_prompts(score, ids, "ids")
+    check_whole(pairs=pairs)
     prompts = len(ids)
     if pairs < prompts:
         raise ValueError(f"pairs is {pairs} for {prompts} prompts: give at least one pair a prompt, or fewer prompts")
@@ -158,7 +166,8 @@ def total_influence(
     by_prompt = count.to(found.device) * found.mean(1)
     error = by_prompt.std() / prompts**0.5
     seconds = time.perf_counter() - start
-    return TotalInfluence(by_prompt.mean(), error, prompts, seconds, by_prompt, prompts * each, changes.evaluations)
+    price = prompts * each, changes.evaluations
+    return TotalInfluence(by_prompt.mean(), error, prompts, seconds, by_prompt, *price, changes.base.square().sum(1))
 
 
 class _Changes:
@@ -170,7 +179,8 @@ class _Changes:
         prompts = torch.arange(len(ids), device=ids.device)
         with torch.no_grad():
             self.base = in_batches(self._values, ids.clone(), prompts, batch=self.size)  # (prompts, outputs)
-        self.evaluations = len(ids)
+        check_steady(lambda: self._values(ids[:2].clone(), prompts[:2]), "score")
+        self.evaluations = len(ids)  # what checks cost is not counted
 
     def __call__(self, prompt: Tensor, position: Tensor, token: Tensor) -> Tensor:
         """|f(x) - f(x')|**2 / 2 for each (prompt, position, token), every distinct x' evaluated once, (changes,)."""

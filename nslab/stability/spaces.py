@@ -270,8 +270,15 @@ class GaussianSpace:
 Space = Cube | Tokens | GaussianSpace
 
 
+def check_space(space: object) -> None:
+    """Refuse what is no space, such as a number of bits."""
+    if not isinstance(space, Space):
+        raise ValueError(f"space is {space!r}: give Cube(n), Tokens(length, vocabulary) or GaussianSpace(dimension)")
+
+
 def strengths(space: Space, rho: Scalar | None, keep: Scalar | None) -> Float[Tensor, "..."]:
     """The one of `rho` and `keep` that belongs to the space, in double precision, refused out of range."""
+    check_space(space)
     given = {"rho": rho, "keep": keep}
     value = given.pop(space.parameter)
     ((wrong, misplaced),) = given.items()

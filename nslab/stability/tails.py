@@ -18,6 +18,8 @@ from nslab.stability.prompt_stability import PromptStability
 from nslab.stability.prompts import OverPrompts, bootstrap_prompts
 from nslab.stability.replacement import TotalInfluence
 
+OTHER = 0.02  # relative difference of |f|**2 that no rounding explains
+
 
 @dataclass(frozen=True)
 class TailComparison:
@@ -113,7 +115,8 @@ def tail_comparison(
 
     Args:
         stability: from `text_stability`, at keeps of which one at least is below 1.
-        influence: from `total_influence`, with the same f, prompts (in order) and law.
+        influence: from `total_influence`, with the same f, prompts (in order) and law; f and the prompts are known by
+            |f(x)|**2 of each prompt.
         degree: T >= 1.
         per: the tail as a share of the "energy" E|f|**2, degree 0 included, or of the "variance".
         level: of the intervals.
@@ -127,8 +130,8 @@ def tail_comparison(
     about very high degrees. Bounds hold for prompts of the product law; at real text they are only the paper's
     arithmetic.
 
-    Errors: `ValueError` when the two do not share their prompts, no keep is below 1, f never changes under the noise,
-    or f is constant or zero where that is divided by.
+    Errors: `ValueError` when the two do not share their f and prompts, no keep is below 1, f never changes under the
+    noise, or f is constant or zero where that is divided by.
 
     Source: arXiv 2602.08287, Table 1, *reconstructed*; the paper's choice of f, noise and prompts is unknown.
     """
@@ -136,6 +139,13 @@ def tail_comparison(
         raise ValueError(
             f"influence has {len(influence.by_prompt)} prompts and stability {stability.prompts}: measure both at the"
             " same prompts, in one order"
+        )
+    ours, theirs = stability.squares, influence.squares.to(stability.squares)
+    if float((ours - theirs).abs().sum()) > OTHER * float(ours.sum()):
+        at = int((ours - theirs).abs().argmax())
+        raise ValueError(
+            f"|f(x)|**2 at prompt {at} is {float(ours[at]):.4g} in stability and {float(theirs[at]):.4g} in influence:"
+            " measure both with one f, at the same prompts in one order"
         )
     strengths = stability.eigenvalue.flatten()
     below = (strengths < 1).nonzero()[:, 0]

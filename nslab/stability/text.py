@@ -9,10 +9,10 @@ from torch import Tensor
 
 from nslab.batches import BatchSize, in_batches
 from nslab.noise import Resample
-from nslab.protocols import PromptScore
+from nslab.protocols import PromptScore, check_mode, check_steady, check_whole
 from nslab.stability.embedding_noise import EmbeddingNoise, check_embeddings, correlations
 from nslab.stability.prompt_stability import PromptStability
-from nslab.stability.prompts import check_prompts, row_values, token_values, variants
+from nslab.stability.prompts import check_own_prompts, check_prompts, row_values, token_values, variants
 from nslab.stability.spaces import Scalar
 
 GROUP_NUMBERS = 2**22  # outputs, or numbers of the inputs, of the twins held at once
@@ -33,11 +33,11 @@ def text_stability(
     r"""Stab(f) = E <f(x), f(y)> at prompts x, y keeping each token with probability `keep` and else redrawing it.
 
     Args:
-        f: token ids (rows, length) to (rows, ...), row by row, without randomness; all outputs of a row form one
-            vector. Or a `PromptScore`.
+        f: token ids (rows, length) to (rows,) or (rows, outputs), row by row, without randomness; of a language model
+            `zoo.distribution(model)`. Or a `PromptScore`.
         ids: prompts x (prompts, length), at least 3, independent of each other: real text, or
-            `resample.draw((prompts, length))` for the product law.
-        resample: its law, vocabulary and special tokens are used; the strengths come from `keep`, not from its own.
+            `resample.draw((prompts, length))` for the product law; of a score its own, `score.ids`.
+        resample: `Resample(0, ...)`, of which the law, the vocabulary and the special tokens are used.
         keep: probabilities in [0, 1] that a token is kept, a number or a tensor (*keep). The paper's rho means
             keep = (1 + rho)/2 (`nslab.noise.paper_keep`), and the eigenvalue per degree is keep, not rho.
         twins: noisy twins of each prompt at each keep; all keep share their randomness (a token is redrawn where its
@@ -53,8 +53,8 @@ def text_stability(
     sum_S keep^|S| |f^{=S}|^2. On real text the twin is no longer text of the same kind: stability then mixes how f
     reacts to noise with how it reacts to gibberish, and spectral bounds do not apply.
 
-    Errors: `ValueError` for keep outside [0, 1], fewer than 3 prompts or 1 twin, ids of a wrong shape, dtype or range,
-    and outputs that are not finite.
+    Errors: `ValueError` for keep outside [0, 1], fewer than 3 prompts or 1 twin, ids of a wrong shape, dtype or range
+    or not of the score, an f that is random, and outputs that are not finite.
 
     Source: arXiv 2602.08287, section 4, as reported in a digest; the token form is *reconstructed*.
 
@@ -66,6 +66,7 @@ def text_stability(
     start = time.perf_counter()
     levels = correlations(keep, "keep")
     allowed = check_prompts(ids, resample, least=LEAST_PROMPTS)
+    check_own_prompts(f, ids, "ids")
 
     def twin(prompt: slice) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         x = ids[prompt].repeat_interleave(twins, 0)  # (prompts twins, length)
@@ -93,9 +94,10 @@ def embedding_stability(
     r"""Stab(f) = E <f(e), f(y)> at embeddings e with Gaussian twins y of correlation rho, coordinate by coordinate.
 
     Args:
-        f: embeddings (rows, length, width) to (rows, ...), row by row; or a `PromptScore`, of which
+        f: embeddings (rows, length, width) to (rows,) or (rows, outputs), row by row; or a `PromptScore`, of which
             `from_embeddings(rows, prompt)` is called with the index of each row's prompt.
-        embeddings: e (prompts, length, width), at least 3 prompts, for example `model.embed(ids)`.
+        embeddings: e (prompts, length, width), at least 3 prompts: of a score its own, `score.embeddings`; else
+            `model.embed(ids)`.
         rho: correlations in [0, 1], a number or a tensor (*rho).
         twins: Gaussian twins of each prompt at each rho; all rho share their randomness.
         noise: mean and scale of the noise; by default those of the given embeddings.
@@ -116,6 +118,8 @@ def embedding_stability(
     start = time.perf_counter()
     levels = correlations(rho)
     check_embeddings(embeddings, noisy)
+    check_own_prompts(f, embeddings, "embeddings", "from_embeddings")
+    check_mode(f, "f")
     if len(embeddings) < LEAST_PROMPTS:
         raise ValueError(f"embeddings holds {len(embeddings)} prompts: an error over prompts needs {LEAST_PROMPTS}")
     embeddings, law = embeddings.detach(), noise or EmbeddingNoise.of(embeddings)
@@ -142,6 +146,7 @@ def _measure(
     start: float,
 ) -> PromptStability:
     """Evaluate f at the prompts, and at their twins group by group; keep what each prompt says."""
+    check_whole(twins=twins)
     if twins < 1:
         raise ValueError(f"twins is {twins}: give at least 1 twin a prompt")
     size, prompts = BatchSize() if batch is None else batch, torch.arange(len(x), device=x.device)
@@ -149,6 +154,7 @@ def _measure(
     strengths = levels.flatten()[noisy].to(_fine(x.device)).to(x.device)
     with torch.no_grad():
         base = in_batches(value, x.clone(), prompts, batch=size)  # (prompts, outputs)
+        check_steady(lambda: value(x[:2].clone(), prompts[:2]), "f")
         squares = base.square().sum(1)
         turn = torch.linalg.qr(base.mT).Q if base.shape[1] > len(base) else None  # keeps all products with f(x)
         early = turn if len(x) <= TURN_ROWS else None

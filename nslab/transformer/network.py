@@ -107,6 +107,22 @@ class Transformer(nn.Module):
             hidden.append(layer(hidden[-1]))
         return self._leave(hidden[-1], at)[1], hidden
 
+    def look(
+        self, embeddings: Float[Tensor, "..."], at: Shaped[Tensor, "..."] | None = None
+    ) -> tuple[Float[Tensor, "batch *length outputs"], list[Tensor], list[Tensor]]:
+        """As `trace`, and the attention weights of every head.
+
+        Returns:
+            The output, `layers + 1` states as in `trace`, and `layers` tensors (batch, heads, query, key), all of one
+            graph. For more intermediates see `run`.
+        """
+        hidden, weights = [self._enter(embeddings)], []
+        for layer in self.layers:
+            x, parts = layer.look(hidden[-1], ["attention.weights"])
+            hidden.append(x)
+            weights.append(parts["attention.weights"])
+        return self._leave(hidden[-1], at)[1], hidden, weights
+
     def run(
         self, ids: Shaped[Tensor, "..."], names: Sequence[str], at: Shaped[Tensor, "..."] | None = None
     ) -> tuple[Float[Tensor, "batch *length outputs"], dict[str, Tensor]]:

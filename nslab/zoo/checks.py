@@ -8,8 +8,22 @@ class CannotLoad(RuntimeError):
     """A model that is not there, not allowed, or of a kind the zoo does not read. The message names the remedy."""
 
 
+def as_rows(ids: object) -> Tensor:
+    """Ids as (rows, length): one sequence is a row. Refused unless a tensor."""
+    if not isinstance(ids, Tensor):
+        remedy = "encode it first, model.encode(text)" if isinstance(ids, str) else "give torch.tensor(ids)"
+        raise ValueError(f"ids is {ids!r:.40}, of type {type(ids).__name__}: {remedy}")
+    return ids[None] if ids.ndim == 1 else ids
+
+
 def check_ids(ids: Tensor, vocabulary: int, context: int) -> None:
     """Refuse ids unless they are whole numbers of the vocabulary, (batch, length), no longer than the context."""
+    as_rows(ids)
+    if ids.ndim == 3 and ids.is_floating_point():
+        raise ValueError(
+            f"ids has shape {tuple(ids.shape)} and dtype {ids.dtype}, as embeddings have: enter them by "
+            "model.from_embeddings, or measure a score, zoo.top_token_score(model, ids)"
+        )
     if ids.ndim != 2:
         raise ValueError(f"ids has shape {tuple(ids.shape)}: give (batch, length); for one sequence, ids[None]")
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:

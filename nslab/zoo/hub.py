@@ -1,6 +1,7 @@
 """Any text model of the Hugging Face hub, or of a local folder, as a `LanguageModel`."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from nslab.zoo.checks import CannotLoad, pick
 from nslab.zoo.models import Kind, LanguageModel, freeze
 from nslab.zoo.refusals import explained, quiet, require_transformers
-from nslab.zoo.vocabularies import HubTokens
+from nslab.zoo.vocabularies import HubTokens, Numbers
 
 SUPPORTED = "causal language models, masked language models, and encoders of that kind without a head"
 
@@ -35,6 +36,20 @@ class HubBody:
         """The same, and all hidden states."""
         output, found = self._run(embeddings, at, output_hidden_states=True)
         return output, list(found.hidden_states)
+
+    def look(self, embeddings: Tensor, at: Tensor | None) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The same, and all attention weights; fused attention has none, so the module leaves it for this call."""
+        before = self.module.config._attn_implementation
+        self.module.set_attn_implementation("eager")
+        try:
+            output, found = self._run(embeddings, at, output_hidden_states=True, output_attentions=True)
+        finally:
+            self.module.set_attn_implementation(before)
+        if not (weights := [one for one in found.attentions or () if one is not None]):
+            raise ValueError(
+                f"{type(self.module).__name__} does not tell its attention weights: look at its hidden states by trace"
+            )
+        return output, list(found.hidden_states), weights
 
     def _run(self, embeddings: Tensor, at: Tensor | None, **options: bool) -> tuple[Tensor, Any]:
         """A hook cuts the input of the vocabulary head down to the asked position, whatever the architecture."""
@@ -95,26 +110,40 @@ def from_hub(
 
 
 def adopt(
-    module: nn.Module, tokenizer: Any, *, name: str = "your model", provenance: str | None = None
+    module: nn.Module,
+    tokenizer: Any = None,
+    *,
+    special: tuple[int, ...] = (),
+    mask_id: int | None = None,
+    name: str = "your model",
+    provenance: str | None = None,
 ) -> LanguageModel:
     """A model of `transformers` that is already in memory, with its tokenizer, as a `LanguageModel`.
 
     Args:
-        module: a causal or masked language model, or an encoder without a head. It is frozen, not copied.
-        tokenizer: the model's own tokenizer; from now on it cuts texts at their end.
+        module: a causal or masked language model, or an encoder without a head. It is frozen, not copied; to go on
+            training it afterwards, `module.train().requires_grad_()`. A module that is refused stays as it was.
+        tokenizer: the model's own tokenizer; from now on it cuts texts at their end. None for a model of ids that
+            stand for no text: it takes ids only, and shows them as #0, #1, ...
+        special: ids that noise must not touch and must not produce, where there is no tokenizer that knows them.
+        mask_id: the mask token of a masked model without a tokenizer; it counts as special.
         name: what errors and figures call it.
         provenance: where the weights come from; the class by default.
 
-    Errors: `ValueError` when the tokenizer has ids beyond the embeddings; `CannotLoad` for other kinds of models, one
-    without its head, one whose outputs from embeddings differ from its outputs from ids or are not finite, and a
-    causal one that sees later tokens.
+    Errors: `ValueError` when the tokenizer has ids beyond the embeddings, or is given with `special` or `mask_id`;
+    `CannotLoad` for other kinds of models, one without its head, one whose outputs from embeddings differ from its
+    outputs from ids or are not finite, and a causal one that sees later tokens.
     """
+    if not hasattr(getattr(module, "config", None), "model_type"):
+        raise CannotLoad(f"module is {type(module).__name__}, no model of transformers: use zoo.wrap")
+    if tokenizer is not None and (special or mask_id is not None):
+        raise ValueError(f"special is {special}, mask_id {mask_id}: the tokenizer knows them, leave them out")
     kind = kind_of(module.config, name, type(module).__name__)
-    freeze(module).config.use_cache = False  # keys and values are for decoding; here they only cost memory
     body = HubBody(module, kind)
     rows, width = body.table.weight.shape
-    tokens = HubTokens(tokenizer, rows)
-    layers = _prove(body, tokens, name)
+    tokens = HubTokens(tokenizer, rows) if tokenizer is not None else Numbers.of(rows, special, mask_id)
+    with _freezing(module):
+        layers = _prove(body, tokens, name)
     return LanguageModel(
         name=name,
         kind=kind,
@@ -126,6 +155,24 @@ def adopt(
         layers=layers,
         provenance=provenance or f"{type(module).__name__}, given in memory.",
     )
+
+
+@contextlib.contextmanager
+def _freezing(module: nn.Module) -> Iterator[None]:
+    """Freeze the module; if it is refused, give it back as it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    cache = getattr(module.config, "use_cache", None)
+    freeze(module).config.use_cache = False  # keys and values are for decoding; here they only cost memory
+    try:
+        yield
+    except BaseException:
+        for part, mode in modes:
+            part.training = mode
+        for parameter in trained:
+            parameter.requires_grad_()
+        module.config.use_cache = cache
+        raise
 
 
 def kind_of(config: Any, name: str, architecture: str | None = None) -> Kind:
@@ -164,9 +211,9 @@ def _context(module: nn.Module, tokenizer: Any) -> int:
     for part, inner in module.named_modules():
         if part.endswith("position_embeddings") and getattr(inner, "padding_idx", None) is not None:
             found = inner.num_embeddings - inner.padding_idx - 1
-    stated = tokenizer.model_max_length
-    if not found:
-        return stated if stated < 10**6 else 2048  # positions by bias (ALiBi) have no longest sequence
+    if not found:  # positions by bias (ALiBi) have no longest sequence
+        stated = getattr(tokenizer, "model_max_length", 2048)
+        return stated if stated < 10**6 else 2048
     return found
 
 
@@ -176,7 +223,7 @@ def _at(config: Any, key: str) -> int:
 
 
 @torch.no_grad()
-def _prove(body: HubBody, tokens: HubTokens, name: str) -> int:
+def _prove(body: HubBody, tokens: HubTokens | Numbers, name: str) -> int:
     """Run a few tokens: the measures rest on ids and embeddings giving the same. Returns the number of layers."""
     usual = sorted(set(range(min(tokens.size, 4096))) - set(tokens.special))[:8]
     ids = torch.tensor([usual], device=body.table.weight.device)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nslab.batches import in_batches
 from nslab.protocols import TokenModel
-from nslab.zoo.checks import check_ids
+from nslab.zoo.checks import as_rows, check_ids
 from nslab.zoo.scores import is_content, log_probabilities, with_mask
 
 
@@ -93,12 +93,12 @@ def pooled(model: TokenModel, ids: Shaped[Tensor, "..."]) -> Float[Tensor, "rows
     """
     if getattr(model, "kind", None) != "encoder":
         raise ValueError(f"{model!r} is not an encoder: load one, for example zoo.load('minilm')")
-    return model(ids[None] if ids.ndim == 1 else ids).mean(1)
+    return model(as_rows(ids)).mean(1)
 
 
 def _scored(model: TokenModel, ids: Tensor) -> tuple[Tensor, int]:
     """Log-likelihoods (rows,), and how many tokens they add up."""
-    ids = ids[None] if ids.ndim == 1 else ids
+    ids = as_rows(ids)
     check_ids(ids, model.vocabulary, model.context)
     kind = getattr(model, "kind", "causal")
     if kind == "encoder":

@@ -24,7 +24,7 @@ class LanguageModel:
         kind: "causal" (position i predicts token i + 1), "masked" (predicts the token at i) or "encoder" (no
             vocabulary head: the outputs are the last hidden states).
         module: the torch module; its parameters are frozen and it is in evaluation mode.
-        body: what computes: `embed`, `from_embeddings` and `trace` of ids and embeddings that were checked.
+        body: what computes: `embed`, `from_embeddings`, `trace` and `look` of ids and embeddings that were checked.
         tokens: the vocabulary: text to ids and back.
         context: the longest sequence, in tokens, special ones included.
         width: coordinates of a token embedding.
@@ -114,6 +114,25 @@ class LanguageModel:
         """
         self._check(embeddings, at)
         return self.body.trace(embeddings, at)
+
+    def look(
+        self, embeddings: Float[Tensor, "..."], /, at: Shaped[Tensor, "..."] | None = None
+    ) -> tuple[
+        Float[Tensor, "batch *length outputs"],
+        list[Float[Tensor, "batch length hidden"]],
+        list[Float[Tensor, "batch heads query key"]],
+    ]:
+        """As `trace`, and the attention weights of every head, all of one graph.
+
+        Returns:
+            The output and the hidden states of `trace`, and for each layer the weights (batch, heads, query, key); each
+            row is not negative and adds up to 1. They are formed step by step: the output differs from a plain call in
+            the last digits.
+
+        Errors: `ValueError` as a call, and for a model that does not tell its weights.
+        """
+        self._check(embeddings, at)
+        return self.body.look(embeddings, at)
 
     @torch.no_grad()
     def batched(

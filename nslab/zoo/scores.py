@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
-from nslab.protocols import TokenModel
-from nslab.zoo.checks import check_ids
+from nslab.protocols import TokenModel, check_mode, check_steady
+from nslab.zoo.checks import as_rows, check_ids
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Score:
     r"""One differentiable number for each prompt; a `PromptScore`. Made by `top_token_score`.
 
@@ -29,7 +29,8 @@ class Score:
         direction: the unit vectors (prompts, hidden); None otherwise.
         value: the score of the clean prompts (prompts,): nats, or for an encoder the length of the mean hidden state.
 
-    How to read it: the token and the direction stay those of the clean prompt, whatever is done to the input.
+    How to read it: the token and the direction stay those of the clean prompt, whatever is done to the input. Hand
+    `score.ids` or `score.embeddings` to the measures; for some of the prompts cut the score too, as in `score[6:]`.
     """
 
     model: Any
@@ -38,6 +39,20 @@ class Score:
     token: Integer[Tensor, "prompts"] | None
     direction: Float[Tensor, "prompts hidden"] | None
     value: Float[Tensor, "prompts"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, prompts: Any) -> "Score":
+        """The score of some prompts: a slice, a number, a list, or a tensor of numbers or of truth values."""
+        prompts = [prompts] if isinstance(prompts, int) else prompts
+        parts = (self.ids, self.at, self.token, self.direction, self.value)
+        return Score(self.model, *(None if part is None else part[prompts] for part in parts))
+
+    def __repr__(self) -> str:
+        name, (rows, length) = getattr(self.model, "name", type(self.model).__name__), self.ids.shape
+        low, high = (float(end) for end in self.value.aminmax())
+        return f"Score({name}: {rows} prompts of {length} tokens, value {low:.3g} to {high:.3g})"
 
     @cached_property
     def embeddings(self) -> Float[Tensor, "prompts length width"]:
@@ -71,11 +86,14 @@ class Score:
     ) -> tuple[Float[Tensor, "rows"], list[Float[Tensor, "rows length hidden"]]]:
         """As `from_embeddings`, and the hidden states before each layer and after the last, of one graph.
 
-        Errors: `ValueError` for a model without `trace`, such as one of `zoo.wrap`.
+        Errors: `ValueError` for a model without `trace`, such as one of `zoo.wrap` that was given none.
         """
         if not hasattr(self.model, "trace"):
             name = getattr(self.model, "name", "the model")
-            raise ValueError(f"{name} shows no hidden states: only models of zoo.load, zoo.adopt and Transformer do")
+            raise ValueError(
+                f"{name} shows no hidden states: only models of zoo.load, zoo.adopt and Transformer do by themselves; "
+                "pass trace= to zoo.wrap, or give it a method trace(embeddings, at) -> (outputs, hidden states)"
+            )
         prompt = self._prompts(embeddings, prompt)
         at = None if self.token is None else self.at[prompt]
         output, hidden = self.model.trace(embeddings, at)
@@ -113,15 +131,17 @@ def top_token_score(
     Returns:
         `Score`.
 
-    How to read it: how sure the model is of what it believes anyway. It says nothing about being right.
+    How to read it: how sure the model is of what it believes anyway. It says nothing about being right. Hand
+    `score.ids` to the measures, not your ids: those of a masked model still hold the answer.
 
     Errors: `ValueError` for ids the model does not take, a position outside the prompt or on a special token, an `at`
-    for an encoder, or a masked model without a mask token.
+    for an encoder, a masked model without a mask token, or a model that is in training mode or gives two answers.
 
     Source: *reconstructed*; arXiv 2602.08287 names the log-probability of the next token, not how its token is chosen.
     """
-    ids = ids[None] if ids.ndim == 1 else ids
+    ids = as_rows(ids)
     check_ids(ids, model.vocabulary, model.context)
+    check_mode(model, getattr(model, "name", "the model"))
     kind = getattr(model, "kind", "causal")
     with torch.no_grad():
         if kind == "encoder":
@@ -129,6 +149,7 @@ def top_token_score(
                 raise ValueError(f"at is {at}: an encoder is read at all positions together, leave it out")
             pooled = model(ids).mean(1)
             value = pooled.norm(dim=-1)
+            check_steady(lambda: model(ids[:1]), getattr(model, "name", "the model"))
             return Score(model, ids, _last(ids), None, pooled / value[:, None], value)
         if kind == "masked":
             where = last_content(model, ids) if at is None else _positions(at, ids)
@@ -136,6 +157,7 @@ def top_token_score(
         else:
             where = _last(ids) if at is None else _positions(at, ids)
         value, token = log_probabilities(model(ids, where)).max(-1)
+        check_steady(lambda: log_probabilities(model(ids[:1], where[:1])), getattr(model, "name", "the model"))
     return Score(model, ids, where, token, None, value)
 
 

@@ -90,6 +90,35 @@ class MergingTokens:
         return text.removeprefix(" ") if not special and len(ids) and ids[0] == self.begin else text
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """No text at all: ids that show as #0, #1, .. of a model that came without a tokenizer."""
+
+    size: int
+    special: tuple[int, ...] = ()
+    mask_id: int | None = None
+
+    @staticmethod
+    def of(size: int, special: tuple[int, ...], mask_id: int | None) -> "Numbers":
+        """With the mask among the special ids, which are refused outside 0 .. size - 1."""
+        special = tuple(sorted({*special, *([] if mask_id is None else [mask_id])}))
+        if wrong := [token for token in special if not 0 <= token < size]:
+            raise ValueError(
+                f"special and mask_id have {wrong}: ids run from 0 to {size - 1}, as the model's embeddings"
+            )
+        return Numbers(size, special, mask_id)
+
+    def encode(self, text: str, truncate: int | None = None, unknown: str = "refuse") -> list[int]:
+        """Refused."""
+        raise ValueError(
+            f"text is {text!r:.40} and the model came without a tokenizer: give token ids, or adopt it anew"
+        )
+
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """The numbers."""
+        return "".join(f"#{number}" for number in ids if special or number not in self.special)
+
+
 class HubTokens:
     """A tokenizer of `transformers`. What it adds to a text by itself (BERT's [CLS] and [SEP], Gemma's <bos>) stays."""
 

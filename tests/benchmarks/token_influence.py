@@ -91,7 +91,8 @@ def _stability() -> Row:
     strings = PROMPTS * (1 + TWINS * len(KEEP))
 
     def measure():
-        found = text_stability(model, ids, resample, keep=KEEP, twins=TWINS, batch=16, generator=_seeded())
+        f = lambda ids: model(ids).flatten(1)  # noqa: E731
+        found = text_stability(f, ids, resample, keep=KEEP, twins=TWINS, batch=16, generator=_seeded())
         assert found.evaluations == strings
         return found.normalised
 

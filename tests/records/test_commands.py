@@ -39,7 +39,7 @@ def nslab(tmp_path, toy):
         (["toy", "--set", "seeds=0"], "--seeds 0: give 1 or more"),
         (["toy", "--set", "steps=none"], "steps is of type int, as 40"),
         (["toy", "--set", "drift=1e999"], "drift is of type float, as 0.5"),
-        (["toy", "--device", "cudda"], "--device cudda: Expected one of cpu, cuda"),
+        (["toy", "--device", "cudda"], "--device cudda: Expected one of cpu, cuda, mps, or auto"),
         (["lost.py"], "lost.py: there is no such file"),
         (["who-maters"], "no experiment 'who-maters': did you mean 'who-matters'?"),
     ],

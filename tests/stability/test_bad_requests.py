@@ -1,10 +1,14 @@
 """Every refusal names the argument, its value and the remedy; nothing that was found is lost."""
 
 import math
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from nslab.boolean.sampling import Sampling
 from nslab.estimate import TooFewSamples
 from nslab.stability import (
     Cube,
@@ -100,6 +104,13 @@ CASES = [
     (lambda: tail_bound(0.9, 1.0, 3), r"eigenvalue = 1 is outside.*markov_bound"),
     (lambda: tail_bound(0.9, -0.5, 3), r"eigenvalue = -0.5 is outside"),
     (lambda: tail_bound(2.5, 0.5, 3), r"stability = 2.5 is above 1.*normalised"),
+    (lambda: tail_bound(0.9, 0.5), r"degree is missing: tail_bound\(estimate, degree=T\)"),
+    (lambda: tail_bound(0.9, degree=3), r"eigenvalue is missing: a number does not know its noise"),
+    (
+        lambda: tail_bound(noise_stability(first, CUBE, rho=0.5, **MANY), degree=3),
+        r"estimate of version raw: measure the normalised one",
+    ),
+    (lambda: tail_bound(influences(first, CUBE, samples=10), degree=3), r"estimate of version None"),
     (lambda: tail_bound(0.9, 0.5, 0), r"degree = 0"),
     (lambda: markov_bound(-1.0, 3), r"total_influence = -1"),
     (lambda: spectral_tail_bound(torch.ones(3), 1.5, 2), r"rho = \[1.5\] leaves"),
@@ -130,3 +141,68 @@ def test_an_unreachable_target_says_what_it_would_need_and_keeps_what_was_found(
     assert 0 < found.stderr < 0.1
     needed = float(str(caught.value).split("needs about ")[1].split(" ")[0])
     assert needed == pytest.approx(found.samples * (float(found.stderr) / 1e-5) ** 2 * 2, rel=0.02)
+
+
+UNCHECKED = """
+import torch
+from nslab import stability as s, zoo
+from nslab.noise import Resample
+from nslab.estimate import sample_mean
+
+f, g, R = (lambda x: x[:, 0]), (lambda x: x[:, 0].double()), Resample(0, 5)
+ids, e, c = torch.zeros(9, 3).long(), torch.zeros(9, 3, 2), zoo.load("char-gpt")
+double = torch.nn.Linear(3, 1).double().eval()
+for call in (
+    lambda: s.noise_stability(f, s.Cube(3), rho=0.5, evaluations=1e4),
+    lambda: s.noise_stability(f, 20, rho=0.5, evaluations=100),
+    lambda: s.influences(f, 20, samples=10),
+    lambda: s.influences(f, s.Cube(3), samples=8.0),
+    lambda: s.discrete_influence(g, ids, R, samples=8.0),
+    lambda: s.discrete_influence(g, ids, R, samples="all"),
+    lambda: s.total_influence(g, ids, R, pairs=20.0),
+    lambda: s.text_stability(g, ids, R, keep=0.5, twins=2.0),
+    lambda: s.smoothed_influence(lambda e: e.norm(dim=-1), e, rho=0.5, twins=2.0),
+    lambda: s.noise_stability(double, s.Cube(3), rho=0.5, evaluations=100),
+    lambda: zoo.top_token_score(c, "To be"),
+    lambda: zoo.perplexity(c, "To be"),
+    lambda: zoo.top_token_score(c, [1, 2]),
+    lambda: c("To be"),
+    lambda: s.geometric_influence(c, c.embed(ids)),
+):
+    try:
+        call()
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_wrong_types_are_named_without_run_time_type_checks_too():
+    """As readers have it, where no test looks over the arguments first."""
+    done = subprocess.run([sys.executable, "-c", UNCHECKED], capture_output=True, text=True, check=True)
+    expected = [
+        r"evaluations is 10000\.0: .*whole number",
+        r"space is 20: give Cube\(n\), Tokens",
+        r"space is 20: give Cube\(n\), Tokens",
+        r"samples is 8\.0: .*whole number",
+        r"samples is 8\.0: .*whole number",
+        r"samples is 'all': give a number of replacements, or 'exact'",
+        r"pairs is 20\.0: .*whole number",
+        r"twins is 2\.0: .*whole number",
+        r"twins is 2\.0: .*whole number",
+        r"f does not take torch\.float32 \(.*\): give dtype=",
+        r"ids is 'To be', of type str: encode it first, model\.encode\(text\)",
+        r"ids is 'To be', of type str: encode it first",
+        r"ids is \[1, 2\], of type list: give torch\.tensor\(ids\)",
+        r"ids is 'To be', of type str: encode it first",
+        r"ids has shape \(9, 3, 128\) .* as embeddings have: .*zoo\.top_token_score\(model, ids\)",
+    ]
+    found = done.stdout.splitlines()
+    assert len(found) == len(expected)
+    for line, pattern in zip(found, expected, strict=True):
+        assert re.match(pattern, line), (line, pattern)
+
+
+@pytest.mark.parametrize("measure", [influences, average_sensitivity, gradient_energy])
+def test_every_key_of_the_sampling_is_in_the_description(measure):
+    for key in Sampling.__annotations__:
+        assert f"`{key}`" in measure.__doc__

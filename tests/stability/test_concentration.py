@@ -7,8 +7,9 @@ import torch
 
 from nslab import boolean as bf
 from nslab import gaussian as gs
-from nslab.noise import paper_keep
+from nslab.noise import Resample, paper_keep
 from nslab.stability import (
+    Cube,
     Tokens,
     best_tail_bound,
     concentration_degree,
@@ -16,6 +17,7 @@ from nslab.stability import (
     noise_stability,
     spectral_tail_bound,
     tail_bound,
+    text_stability,
 )
 
 RHO = torch.cat([torch.linspace(0, 0.99, 100), torch.tensor([0.999, 0.9999])]).double()
@@ -141,3 +143,35 @@ def test_table_one_ratio_of_resampling_exponents():
     """At rho = 0.9 and T = 15 the two readings differ by 1 - 0.9^15 = 0.794 against 1 - 0.95^15 = 0.537."""
     assert 0.01 / tail_bound(0.99, 0.9, 15).item() == pytest.approx(0.794, abs=1e-3)
     assert 0.01 / tail_bound(0.99, paper_keep(0.9), 15).item() == pytest.approx(0.537, abs=1e-3)
+
+
+def test_an_estimate_knows_its_version_its_noise_and_hands_on_its_error(seeded):
+    """Two parts of degree 1 and 3 in equal shares: normalised stability (r + r^3)/2, and the bound from it."""
+    f = lambda x: x[:, 0] + x[:, 1:4].prod(-1)  # noqa: E731
+    rho = torch.tensor([0.5, 0.9], dtype=torch.float64)
+    found = noise_stability(f, Cube(4), rho=rho, version="normalised", evaluations=20_000, generator=seeded(3))
+    assert repr(found).startswith(f"StabilityEstimate(normalised {found}, method=")
+    assert (found[1].version, found[1].eigenvalue) == ("normalised", 0.9)
+    bound = tail_bound(found, degree=2)
+    exact = (1 - (rho + rho**3) / 2) / (1 - rho**2)
+    assert bool(((bound.value - exact).abs() <= 4.5 * bound.stderr + 1e-12).all())
+    torch.testing.assert_close(bound.value, tail_bound(found.value, found.eigenvalue, 2))
+    up = tail_bound(found.value - found.stderr, found.eigenvalue, 2)  # one error lower: one error higher
+    torch.testing.assert_close(bound.value + bound.stderr, up)
+    torch.testing.assert_close(tail_bound(found[1], degree=2).value, bound.value[1])
+
+
+def test_stability_at_prompts_knows_its_version_too(seeded):
+    noise = Resample(0, 4)
+    ids = noise.draw((40, 3), seeded(4))
+    found = text_stability(lambda x: x[:, 0].double(), ids, noise, keep=[0.5, 0.9], generator=seeded(5))
+    for version in ("raw", "normalised", "centred"):
+        one = found.estimate(version)
+        assert (one.version, one.method, one.evaluations) == (version, "prompts", found.evaluations)
+        assert f"{version}={one}" in repr(found)
+    assert not hasattr(found.energy, "version")
+    assert tail_bound(found.normalised, degree=2).value.shape == (2,)
+    with pytest.raises(ValueError, match="estimate of version centred"):
+        tail_bound(found.centred, degree=2)
+    constant = text_stability(lambda x: 0.0 * x[:, 0] + 1, ids, noise, keep=0.5)
+    assert "normalised=1 ± 0, centred=0/0" in repr(constant)

@@ -1,6 +1,7 @@
 """Summaries of influence profiles against loops and known profiles."""
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -99,3 +100,10 @@ def test_a_summary_holds_the_means_and_intervals_that_cover_them(seeded):
 def test_bad_profiles_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_summary_shows_itself_in_one_line():
+    told = repr(summarise_profiles(torch.rand(9, 300, generator=torch.Generator().manual_seed(0)), resamples=20))
+    assert re.fullmatch(
+        r"ProfileSummary\(9 prompts of 300 tokens: k90 \S+ \[.*\], participation ratio \S+ \[.*\]\)", told
+    )

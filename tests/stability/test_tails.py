@@ -1,5 +1,6 @@
 """Both bounds on the tail against enumeration over a non-uniform alphabet, and what their ratio may be."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -54,7 +55,7 @@ def enumerated(every_prompt, weighted_parts):
             keep, products, changes, values.square(), values[:, None], damped[..., None], length, 1, 0.0
         )
         by_prompt = torch.from_numpy(redrawn)[at]
-        influence = TotalInfluence(by_prompt.mean(), by_prompt.std(), len(ids), 0.0, by_prompt, 1, 1)
+        influence = TotalInfluence(by_prompt.mean(), by_prompt.std(), len(ids), 0.0, by_prompt, 1, 1, values.square())
         weights = torch.zeros(length + 1, dtype=torch.float64)
         for s, norm in weighted_parts(table, law).items():
             weights[len(s)] += norm
@@ -140,7 +141,7 @@ def test_columns_of_two_noises_are_found_inconsistent(enumerated):
     """The other column from f with its energy at 20 times the degree: no function of 4 tokens has such a gain."""
     stability, influence, _ = enumerated(random_table(2))
     by_prompt = 20 * influence.by_prompt
-    other = TotalInfluence(by_prompt.mean(), by_prompt.std(), len(by_prompt), 0.0, by_prompt, 1, 1)
+    other = dataclasses.replace(influence, by_prompt=by_prompt)
     found = tail_comparison(stability, other, 2, resamples=200)
     assert found.implied_degree > 4
     assert not found.consistent
@@ -194,7 +195,7 @@ def test_where_f_seldom_changes_the_interval_of_the_gain_may_end_at_infinity():
         1,
         0.0,
     )
-    influence = TotalInfluence(squares.mean(), zeros.mean(), 10, 0.0, squares, 10, 20)
+    influence = TotalInfluence(squares.mean(), zeros.mean(), 10, 0.0, squares, 10, 20, squares)
     found = tail_comparison(stability, influence, 2)
     assert found.best.value.item() == pytest.approx(0.1 / (1 - 0.81))
     assert found.gain.value.item() == pytest.approx(0.5 / (0.1 / (1 - 0.81)))
@@ -243,24 +244,37 @@ STABILITY = text_stability(
 INFLUENCE = total_influence(
     lambda ids: ids.double().sum(-1), torch.arange(20).reshape(10, 2) % 4, Resample(0, 4), pairs=10
 )
-CONSTANT = text_stability(lambda ids: 0.0 * ids.sum(-1) + 1, torch.zeros(10, 2).long(), Resample(0, 4), keep=[0.5])
+SHUFFLED = total_influence(
+    lambda ids: ids.double().sum(-1), (torch.arange(20).reshape(10, 2) % 4).flip(0), Resample(0, 4), pairs=10
+)
+ONE = lambda ids: 0.0 * ids.sum(-1) + 1  # noqa: E731
+CONSTANT = text_stability(ONE, torch.zeros(10, 2).long(), Resample(0, 4), keep=[0.5])
+STILL = total_influence(ONE, torch.zeros(10, 2).long(), Resample(0, 4), pairs=10)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: implied_degree(-1, 15), r"gain is -1"),
+        (
+            lambda: tail_comparison(STABILITY, STILL, 3),
+            r"\|f\(x\)\|\*\*2 at prompt \d is .* in stability and 1 in influence: .*one f, at the same prompts",
+        ),
+        (
+            lambda: tail_comparison(STABILITY, SHUFFLED, 3),
+            r"\|f\(x\)\|\*\*2 at prompt \d is (1|25) in stability and (1|25) in influence: .*one order",
+        ),
         (lambda: implied_degree(2, 0), r"degree is 0"),
         (lambda: tail_comparison(STABILITY, INFLUENCE, 0), r"degree = 0"),
         (
-            lambda: tail_comparison(CONSTANT, INFLUENCE, 3),
+            lambda: tail_comparison(CONSTANT, STILL, 3),
             r"f never changes under the noise at keep = \[0.5\]: .*more twins",
         ),
-        (lambda: tail_comparison(CONSTANT, INFLUENCE, 3, per="variance"), r"f has no variance at some"),
+        (lambda: tail_comparison(CONSTANT, STILL, 3, per="variance"), r"f has no variance at some"),
         (
             lambda: tail_comparison(
-                text_stability(lambda ids: ids.double().sum(-1), torch.zeros(10, 2).long(), Resample(0, 4), keep=1.0),
-                INFLUENCE,
+                text_stability(ONE, torch.zeros(10, 2).long(), Resample(0, 4), keep=1.0),
+                STILL,
                 3,
             ),
             r"stability has only r = \[1.0\]: .*keep below 1",

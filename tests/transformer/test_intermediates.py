@@ -116,6 +116,22 @@ def test_traced_states_are_the_residual_stream_by_name(network, prompts):
         close(state, named)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_look_is_the_trace_with_the_weights_of_every_head(network, prompts, device, shape):
+    model, ids = network(device, **shape), prompts(device=device)
+    at = torch.tensor([8, 0, 3, 5], device=device)
+    output, hidden, weights = model.look(model.embed(ids), at)
+    plain, states = model.trace(model.embed(ids), at)
+    close(output, plain)
+    for state, found in zip(states, hidden, strict=True):
+        close(found, state)
+    names = [f"layers.{layer}.attention.weights" for layer in range(model.config.layers)]
+    for found, named in zip(weights, model.run(ids, names)[1].values(), strict=True):
+        assert found.shape == (4, 3, 9, 9)
+        close(found, named)
+    assert torch.autograd.grad(output.sum(), weights[-1])[0].abs().sum() > 0
+
+
 def test_the_final_state_at_a_position_goes_with_the_output_there(network, prompts):
     model, ids, at = network(), prompts(), torch.tensor([1, 2, 3, 4])
     output, seen = model.run(ids, ["final", "layers.3.residual"], at)

@@ -1,5 +1,7 @@
 """Every family of `transformers` behind the one class, against `transformers` itself."""
 
+import copy
+
 import pytest
 import torch
 
@@ -59,6 +61,41 @@ def test_every_hidden_state_is_in_the_graph(model, random_ids):
     # the embeddings enter only through hidden state 0, to which at most constants were added before a norm
     if model.kind == "causal":
         torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_attention_weights_are_those_of_transformers(model, random_ids, tolerance):
+    ids, at = random_ids(model), torch.tensor([0, 8, 4])
+    before = model.module.config._attn_implementation
+    output, hidden, weights = model.look(model.embed(ids), at)
+    assert model.module.config._attn_implementation == before
+    plain, states = model.trace(model.embed(ids), at)
+    torch.testing.assert_close(output, plain, rtol=0, atol=tolerance["same sum"])
+    for ours, theirs in zip(hidden, states, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance["same sum"])
+    eager = copy.deepcopy(model.module)
+    eager.set_attn_implementation("eager")
+    expected = eager(ids, output_attentions=True, return_dict=True).attentions
+    assert len(weights) == model.layers
+    for ours, theirs in zip(weights, expected, strict=True):
+        assert ours.shape == (3, 4, 9, 9)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance["same sum"])
+        torch.testing.assert_close(ours.sum(-1), torch.ones_like(ours[..., 0]))
+        assert bool((ours.triu(1) == 0).all()) == (model.kind == "causal")
+
+
+def test_a_model_that_keeps_its_weights_to_itself_is_refused(folders, random_ids, monkeypatch):
+    model = zoo.load(str(folders["gpt2"]))
+    run = model.body._run
+
+    def silent(*given, **options):
+        output, found = run(*given, **options)
+        found.attentions = None
+        return output, found
+
+    monkeypatch.setattr(model.body, "_run", silent)
+    with pytest.raises(ValueError, match=r"GPT2LMHeadModel does not tell its attention weights.*by trace"):
+        model.look(model.embed(random_ids(model)))
+    assert model.module.config._attn_implementation == "sdpa"
 
 
 def test_the_parameters_are_frozen_and_dropout_is_off(model, random_ids):
@@ -215,3 +252,26 @@ def test_tokens_kept_for_later_count_as_special(fresh):
     module, tokenizer = fresh("llama", more=2)
     tokenizer.add_tokens(["<unused0>", "[unused1]"])  # as in Gemma and in BERT
     assert set(tokenizer.convert_tokens_to_ids(["<unused0>", "[unused1]"])) < set(zoo.adopt(module, tokenizer).special)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_a_model_of_ids_needs_no_tokenizer(family, fresh):
+    """The same module, once with its tokenizer and once without: the same numbers, and hidden states."""
+    module, tokenizer = fresh(family)
+    whole = zoo.adopt(module, tokenizer)
+    bare = zoo.adopt(module, special=whole.special, mask_id=whole.mask_id)
+    assert (bare.vocabulary, bare.context, bare.special, bare.mask_id) == (
+        whole.vocabulary,
+        whole.context,
+        whole.special,
+        whole.mask_id,
+    )
+    usual = torch.tensor([t for t in range(whole.vocabulary) if t not in whole.special])
+    ids = usual[torch.arange(12).reshape(2, 6)]
+    ours, theirs = zoo.top_token_score(bare, ids), zoo.top_token_score(whole, ids)
+    assert torch.equal(ours.value, theirs.value)
+    assert len(ours.trace(ours.embeddings)[1]) == 3
+    assert ours.token_text == [f"#{token}" for token in theirs.token.tolist()]
+    assert bare.pieces(ids[0]) == [f"#{token}" for token in ids[0].tolist()]
+    with pytest.raises(ValueError, match="came without a tokenizer: give token ids"):
+        bare.encode("word")

@@ -211,3 +211,38 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, folders):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "accelerate" else found(name))
     with pytest.raises(zoo.CannotLoad, match=r'accelerate: pip install "nslab\[models\]"'):
         zoo.load(str(folders["gpt2"]), device_map="auto")
+
+
+def test_a_module_that_is_refused_stays_as_it_was(fresh):
+    """Refused in the middle of training, it goes on training."""
+    import transformers as hf
+
+    module, tokenizer = fresh("bert")
+    module = hf.BertLMHeadModel(module.config).train()
+    module.bert.embeddings.eval()
+    module.cls.requires_grad_(False)
+    before = [part.training for part in module.modules()], [p.requires_grad for p in module.parameters()]
+    cache = module.config.use_cache
+    with pytest.raises(zoo.CannotLoad, match="predicts a token from later ones too"):
+        zoo.adopt(module, tokenizer)
+    assert before == ([part.training for part in module.modules()], [p.requires_grad for p in module.parameters()])
+    assert module.config.use_cache == cache
+    tokenizer.add_tokens([f"extra{n}" for n in range(3)])
+    with pytest.raises(ValueError, match="load both from one place"):
+        zoo.adopt(module, tokenizer)
+    assert before[0] == [part.training for part in module.modules()]
+
+
+def test_what_is_no_model_of_transformers_is_sent_to_wrap():
+    for tokenizer in (None, "words"):
+        with pytest.raises(zoo.CannotLoad, match=r"module is Linear, no model of transformers: use zoo\.wrap"):
+            zoo.adopt(torch.nn.Linear(2, 2), tokenizer)
+
+
+def test_special_ids_belong_to_models_without_a_tokenizer(fresh):
+    module, tokenizer = fresh("gpt2")
+    with pytest.raises(ValueError, match=r"special is \(1,\), mask_id None: the tokenizer knows them"):
+        zoo.adopt(module, tokenizer, special=(1,))
+    rows = module.get_input_embeddings().num_embeddings
+    with pytest.raises(ValueError, match=rf"special and mask_id have \[{rows}\]: ids run from 0 to {rows - 1}"):
+        zoo.adopt(module, mask_id=rows)

@@ -5,6 +5,7 @@ import torch
 
 from nslab import zoo
 from nslab.protocols import TokenModel
+from nslab.stability import geometric_influence_by_layer
 
 
 @pytest.fixture
@@ -46,10 +47,74 @@ def test_entry_at_the_embeddings_is_given_by_hand(bigram):
     assert gradient[0, :2].abs().sum() == 0
 
 
+class Bare:
+    vocabulary, context, special = 7, 5, ()
+
+    def __call__(self, ids, at=None):
+        return torch.nn.functional.one_hot(ids[:, -1], 7).double()
+
+    def embed(self, ids):
+        return torch.nn.functional.one_hot(ids, 7).double()
+
+    def from_embeddings(self, e, at=None):
+        return e[:, -1]
+
+
+def test_hidden_states_are_given_by_hand():
+    """Logits of the last place from a sum over places, so that all places of the first state matter alike."""
+    table, out = (torch.randn(7, 7, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+
+    def rest(e):
+        return trace(e)[0]
+
+    def trace(e):
+        states = [e, e.cumsum(1)]
+        return states[1] @ out, states
+
+    model = zoo.wrap(
+        lambda ids: rest(table[ids]),
+        vocabulary=7,
+        context=5,
+        embed=table.__getitem__,
+        from_embeddings=rest,
+        trace=trace,
+    )
+    score = zoo.top_token_score(model, torch.tensor([[1, 2, 3], [4, 4, 0]]))
+    found = geometric_influence_by_layer(score, score.embeddings)
+    slope = (out @ (torch.nn.functional.one_hot(score.token, 7) - torch.softmax(model(score.ids)[:, -1], -1)).T).norm(
+        dim=0
+    )
+    torch.testing.assert_close(found[0], slope[:, None].expand(2, 3))
+    torch.testing.assert_close(found[1], torch.stack([torch.zeros(2), torch.zeros(2), slope], 1))
+
+
+def test_embeddings_that_already_hold_what_comes_later_are_refused():
+    """Positions added by `embed` and again by `from_embeddings`: every influence would be that of another function."""
+    table, places, out = (torch.randn(7, 7, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2, 3))
+    rest = lambda e: (e + places[: e.shape[1]]) @ out  # noqa: E731
+    options = {"vocabulary": 7, "context": 5, "from_embeddings": rest}
+    ids = torch.tensor([[1, 2, 3]])
+    twice = zoo.wrap(lambda ids: rest(table[ids]), embed=lambda ids: table[ids] + places[: ids.shape[1]], **options)
+    with pytest.raises(
+        ValueError, match=r"other outputs from embeddings than from ids.*bare embeddings of tokens.*once"
+    ):
+        zoo.top_token_score(twice, ids).embeddings  # noqa: B018
+    asked = []
+    once = zoo.wrap(lambda ids: asked.append(len(ids)) or rest(table[ids]), embed=table.__getitem__, **options)
+    for _ in range(3):
+        assert torch.equal(once.embed(ids.repeat(4, 1)), table[ids.repeat(4, 1)])
+    assert asked == [1]  # one row, at the first call
+
+
 def test_what_a_callable_cannot_show_is_said(bigram):
     score = zoo.top_token_score(zoo.wrap(bigram, vocabulary=7, context=5), torch.tensor([[1, 2, 3]]))
     assert score.token_text == [str(int(bigram.weight[3].argmax()))]
-    with pytest.raises(ValueError, match=r"your model shows no hidden states: only models of zoo\.load"):
+    with pytest.raises(ValueError, match=r"your model shows no hidden states: pass trace= to zoo\.wrap"):
+        score.trace(torch.zeros(1, 3, 7))
+    score = zoo.top_token_score(Bare(), torch.tensor([[1, 2, 3]]))
+    with pytest.raises(
+        ValueError, match=r"only models of zoo\.load.*trace= to zoo\.wrap, or .* trace\(embeddings, at\)"
+    ):
         score.trace(torch.zeros(1, 3, 7))
 
 
