@@ -1,11 +1,15 @@
 """`explore`: a drawing function becomes a figure with at most two sliders, alive with and without a kernel.
 
-With a kernel the sliders are ipywidgets and every frame is drawn when it is asked for. In the built page (the book's
-builder sets ``NSLAB_STATIC``) every frame is drawn beforehand and a few lines of plain JavaScript show them.
+With a kernel the sliders are ipywidgets and every frame is drawn when it is asked for, never kept: a reader may have
+changed a function in between. The cell's output also holds the first frame as a still picture, shown when no kernel
+stands behind the sliders any more. In the built page (the book's builder sets ``NSLAB_STATIC``) every frame is drawn
+beforehand and a few lines of plain JavaScript show them.
 """
 
 import json
 import os
+import traceback
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +25,7 @@ from nslab.style import Number
 MAX_CONTROLS = 2
 MAX_FRAMES = 150
 MAX_BYTES = 2_000_000
+RERUN = "A picture of the first frame: run this cell to bring its sliders to life."
 
 
 @dataclass(frozen=True)
@@ -51,23 +56,21 @@ class Explorer:
         self.draw, self.controls, self.canvas, self.discovery = draw, controls, canvas, discovery
         self.name = draw.__name__.replace("_", "-")
         self.start = tuple(self._index(control, start) for control in controls)
-        self._frames: dict[tuple[int, ...], Frame] = {}
 
     @staticmethod
     def _index(control: Control, start: Mapping[str, object]) -> int:
         if control.name not in start:
             return len(control.values) // 2 if len(control.values) > 2 else 0
         if start[control.name] not in control.values:
-            raise ValueError(f"start[{control.name!r}] is {start[control.name]!r}, which is not one of its values")
+            raise ValueError(
+                f"start[{control.name!r}] is {start[control.name]!r}, which is not one of its values; "
+                f"they are {', '.join(control.texts)}"
+            )
         return control.values.index(start[control.name])
 
     def _draw(self, indices: tuple[int, ...]) -> Frame:
-        if indices not in self._frames:
-            values = {
-                control.name: control.values[index] for control, index in zip(self.controls, indices, strict=True)
-            }
-            self._frames[indices] = draw_frame(self.draw, values, self.canvas, self.name)
-        return self._frames[indices]
+        values = {control.name: control.values[index] for control, index in zip(self.controls, indices, strict=True)}
+        return draw_frame(self.draw, values, self.canvas, self.name)
 
     def frame(self, **values: object) -> Frame:
         """The frame at exactly these values, e.g. ``figure.frame(rho=0.5, layer=2)``."""
@@ -85,16 +88,25 @@ class Explorer:
         return f"Explorer({self.name}: {', '.join(f'{c.name} ({len(c.values)})' for c in self.controls)})"
 
     def _repr_mimebundle_(self, include=None, exclude=None):  # IPython's protocol
+        return {"text/html": self.html, "text/plain": repr(self)}
+
+    def _ipython_display_(self) -> None:  # IPython asks for this first
         if os.environ.get("NSLAB_STATIC"):
-            return {"text/html": self.html, "text/plain": repr(self)}
-        return self.widget()._repr_mimebundle_(include=include, exclude=exclude)
+            raise NotImplementedError  # which sends it to the bundle above
+        from IPython.display import display
+
+        first = self._draw(self.start)
+        live = self._box(first)._repr_mimebundle_()
+        live = live[0] if isinstance(live, tuple) else live
+        display({**live, "text/plain": repr(self)}, raw=True)
+        display({"text/html": self._still(first), "text/plain": first.alt}, raw=True)
 
     @cached_property
     def html(self) -> str:
         """The figure for a page with no kernel: native sliders over every frame."""
-        frames = [self._draw(indices) for indices in product(*(range(len(c.values)) for c in self.controls))]
-        first = self._draw(self.start)
-        payload = {"controls": [c.texts for c in self.controls], "start": self.start, **pack(frames)}
+        frames = {indices: self._draw(indices) for indices in product(*(range(len(c.values)) for c in self.controls))}
+        first = frames[self.start]
+        payload = {"controls": [c.texts for c in self.controls], "start": self.start, **pack(list(frames.values()))}
         text = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
         if (weight := len(text.encode())) > MAX_BYTES:
             raise ValueError(
@@ -124,36 +136,70 @@ class Explorer:
 
     def widget(self):
         """The live figure: an ipywidgets box that redraws when a slider moves."""
+        return self._box(self._draw(self.start))
+
+    def _box(self, first: Frame):
         import ipywidgets
 
         stage, spoken = ipywidgets.HTML(), ipywidgets.HTML()
         sliders, rows = [], []
+        wide = max(len(control.label) for control in self.controls)  # sliders begin and end at the same places
         for control, index in zip(self.controls, self.start, strict=True):
             slider = ipywidgets.SelectionSlider(
                 options=list(zip(control.texts, range(len(control.values)), strict=True)),
                 index=index,
                 description=control.label,
-                style={"description_width": "initial"},
-                layout={"width": "26rem"},
+                style={"description_width": f"{wide}ch"},
+                layout={"width": "36rem"},
             )
             play = ipywidgets.Play(min=0, max=len(control.values) - 1, value=index, interval=250)
             ipywidgets.jslink((play, "value"), (slider, "index"))
             sliders.append(slider)
             rows.append(ipywidgets.HBox([slider, play]))
 
-        def redraw(_change=None) -> None:
-            frame = self._draw(tuple(slider.index for slider in sliders))
+        def show(frame: Frame) -> None:
             stage.value = f'<div role="img" aria-label="{escape(frame.alt, quote=True)}">{frame.svg}</div>'
             spoken.value = f'<p class="ns-alt" aria-live="polite">{escape(frame.alt)}</p>'
 
+        def redraw(_change: object) -> None:
+            try:
+                show(self._draw(tuple(slider.index for slider in sliders)))
+            except Exception as error:  # a reader would not see what a widget's callback raises
+                stage.value, spoken.value = self._failure(error, [slider.label for slider in sliders]), ""
+
         for slider in sliders:
             slider.observe(redraw, "index")
-        redraw()
-        look = ipywidgets.HTML(f"<style>{files('nslab.explore').joinpath('assets/explore.css').read_text()}</style>")
+        show(first)
+        longest = max(len(text) for control in self.controls for text in control.texts)
+        readouts = f".ns-explore-{self.name} .widget-readout {{ min-width: {longest}ch; }}"
+        look = ipywidgets.HTML(f"<style>{_look()}{readouts}</style>")
         question = ipywidgets.HTML(fold(self.discovery))
         box = ipywidgets.VBox([look, *rows, stage, spoken, question])
         box.add_class("ns-explore-live")
+        box.add_class(f"ns-explore-{self.name}")
         return box
+
+    def _failure(self, error: Exception, texts: list[str]) -> str:
+        setting = ", ".join(f"{control.name} = {text}" for control, text in zip(self.controls, texts, strict=True))
+        where = "".join(traceback.format_exception(error))
+        return (
+            f'<div class="ns-failed" role="alert"><p>{escape(self.name)} could not be drawn at {escape(setting)}: '
+            f"{escape(type(error).__name__)}: {escape(str(error))}</p>"
+            f"<details><summary>Traceback</summary><pre>{escape(where)}</pre></details></div>"
+        )
+
+    def _still(self, frame: Frame) -> str:
+        """A frame for a notebook that is opened again; an image, which JupyterLab shows in untrusted notebooks too."""
+        picture = b64encode(frame.svg.encode()).decode()
+        return (
+            f'<div class="ns-explore-still"><style>{_look()}</style><p><em>{RERUN}</em></p>'
+            f'<img width="608" alt="{escape(frame.alt, quote=True)}" src="data:image/svg+xml;base64,{picture}">'
+            f'<p class="ns-alt">{escape(frame.alt)}</p></div>'
+        )
+
+
+def _look() -> str:
+    return files("nslab.explore").joinpath("assets/explore.css").read_text(encoding="utf-8")
 
 
 def explore(

@@ -29,7 +29,7 @@ def verdict(state: dict) -> dict:
         return {"right": right, "message": message}
     number = parse_number(state.get("given", ""))
     if number is None or number != number or number in (float("inf"), float("-inf")):
-        return {"right": False, "message": "That is not a number yet. Write it like 0.375 or 3/8."}
+        return {"right": False, "message": "That is not a number yet. Write it like 0.375 or 3/8, without a % sign."}
     if abs(number - state["answer"]) <= state["tolerance"]:
         return {"right": True, "message": f"Right. {state['right']}"}
     for value, why in state["mistakes"]:

@@ -4,16 +4,18 @@ JupyterLab renders the standard directives and puts a red box in the place of an
 
     ```{admonition} Claim 2602.08287-lemma-1
     :class: claim
-    What a runner should see instead of the card.
+    :name: claim-2602-08287-lemma-1
+    The statement of the claim, from book/claims.
     ```
 
 and, under its title, an admonition "Study time: 60 minutes" of class ``chapter-head``. Before a page is parsed they
-become ``{claim} 2602.08287-lemma-1`` and ``{chapter-head}`` with ``:study: 60``.
+become ``{claim} 2602.08287-lemma-1`` and ``{chapter-head}`` with ``:study: 60``. `nslab.sphinxext.statements`
+writes the statements, and the names that references lead to.
 """
 
 import re
 
-_ADMONITION = re.compile(
+ADMONITION = re.compile(
     r"^```\{admonition\} ([^\n]*)\n:class: (claim|chapter-head)\n(.*?)^```$", re.DOTALL | re.MULTILINE
 )
 _TITLES = {"claim": re.compile(r"Claim (\S+)"), "chapter-head": re.compile(r"Study time: (\d+) minutes")}
@@ -40,4 +42,4 @@ def translate(text: str) -> tuple[str, list[str]]:
             return f"```{{claim}} {read[1]}\n```\n{blank}"
         return f"```{{chapter-head}}\n:study: {read[1]}\n```{blank}"
 
-    return _ADMONITION.sub(directive, text), problems
+    return ADMONITION.sub(directive, text), problems

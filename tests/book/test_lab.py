@@ -1,5 +1,6 @@
-"""One live run in JupyterLab: open a chapter, run all, move a slider, see the figure change and the pair saved."""
+"""One live run in JupyterLab: open a chapter, run all, move a slider, answer, save, and open it again the next day."""
 
+import re
 import shutil
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from playwright import sync_api as playwright
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.lab, pytest.mark.browser]
@@ -55,6 +57,12 @@ READY = """async () => {
   await widget.sessionContext.ready;
   return widget.context.path;
 }"""
+GO_TO = """([kind, words]) => {
+  const notebook = window.jupyterapp.shell.currentWidget.content;
+  const sought = (cell) => cell.model.type === kind && cell.model.sharedModel.getSource().includes(words);
+  notebook.activeCellIndex = notebook.widgets.findIndex(sought);
+  return notebook.scrollToItem(notebook.activeCellIndex, "start");
+}"""
 ALL_RUN = """() => window.jupyterapp.shell.currentWidget.content.widgets
   .filter((cell) => cell.model.type === "code")
   .every((cell) => cell.model.executionState !== "running" && cell.model.executionCount)"""
@@ -80,12 +88,7 @@ def test_a_chapter_runs_live_in_jupyterlab(browser, lab):
 
     live = page.locator(".ns-explore-live", has_text="correlation ρ of the votes")
     page.wait_for_function(ALL_RUN, timeout=240_000, polling=500)
-    page.evaluate("""() => {
-      const notebook = window.jupyterapp.shell.currentWidget.content;
-      const index = notebook.widgets.findIndex(cell => cell.model.sharedModel.getSource().includes("def tower("));
-      notebook.activeCellIndex = index;
-      return notebook.scrollToItem(index, "start");
-    }""")
+    page.evaluate(GO_TO, ["code", "def tower("])
     live.locator("svg").first.wait_for(timeout=30_000)
     before = live.locator("[role=img]").get_attribute("aria-label")
     handle = live.locator(".noUi-handle").last
@@ -100,6 +103,15 @@ def test_a_chapter_runs_live_in_jupyterlab(browser, lab):
     assert "after layer 3" in before
     assert "after layer 4" in after
 
+    active = page.locator(".jp-Cell.jp-mod-active")
+    page.evaluate(GO_TO, ["markdown", "California has influence {val}"])
+    playwright.expect(active).to_contain_text(re.compile(r"California has influence 0\.457, Wyoming 0\.0189"))
+
+    page.evaluate(GO_TO, ["code", "Influence of a voter in a majority of 5"])
+    active.locator("input").fill("3/8")
+    active.locator("input").press("Enter")
+    playwright.expect(active.locator("[role=status]")).to_contain_text("Right.")
+
     page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
     pair = folder / "notebooks" / "ch01-sensitivity.ipynb"
     deadline = time.monotonic() + 30
@@ -108,5 +120,19 @@ def test_a_chapter_runs_live_in_jupyterlab(browser, lab):
     assert pair.exists(), "saving wrote no paired notebook"
     time.sleep(1)
     assert (folder / "book/ch01-sensitivity.md").read_text() == (ROOT / "book/ch01-sensitivity.md").read_text()
+    assert pair.stat().st_size < 2e6
+
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.goto(f"{address}/lab/tree/book/ch01-sensitivity.md?reset")
+    page.wait_for_function(OPEN, timeout=120_000, polling=300)
+    page.evaluate(READY)
+    page.evaluate(GO_TO, ["code", "def tower("])
+    playwright.expect(active.locator(".ns-explore-still img")).to_be_visible()
+    playwright.expect(active).to_contain_text("run this cell to bring its sliders to life")
+    failed = active.get_by_text("model not found")
+    playwright.expect(failed).to_have_count(1)
+    playwright.expect(failed).to_be_hidden()
+    page.evaluate(GO_TO, ["markdown", "California has influence {val}"])
+    playwright.expect(active).to_contain_text("California has influence 0.457")
     assert outside == []
     context.close()

@@ -2,12 +2,15 @@
 
 import json
 import re
+from base64 import b64decode
 
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 
-from nslab.explore import explore, publish
+from nslab.explore import explore
 from nslab.explore.explorer import Control
 from nslab.explore.frames import pack, unpack
 
@@ -79,13 +82,59 @@ def test_live_widget_redraws_when_a_slider_moves(wave):
     assert (play.min, play.max) == (0, 2)
 
 
-def test_the_book_gets_html_and_the_notebook_a_widget(wave, monkeypatch):
+def test_the_book_gets_html_and_the_notebook_a_widget_and_a_still_picture(wave, monkeypatch):
+    formatter = InteractiveShell.instance().display_formatter
+    with capture_output() as live:
+        assert formatter.format(wave) == ({}, {}), "the figure displays itself"
+    widget, still = (output.data for output in live.outputs)
+    assert "application/vnd.jupyter.widget-view+json" in widget
+    assert "run this cell to bring its sliders to life" in still["text/html"]
+    picture = re.search(r'src="data:image/svg\+xml;base64,([^"]+)"', still["text/html"])[1]
+    assert b64decode(picture).decode() == wave.frame(rho=0.5, layer=1).svg
+    assert '<p class="ns-alt">A line of slope 0.5.</p>' in still["text/html"]
     monkeypatch.setenv("NSLAB_STATIC", "1")
-    assert set(wave._repr_mimebundle_()) == {"text/html", "text/plain"}
-    monkeypatch.delenv("NSLAB_STATIC")
-    bundle = wave._repr_mimebundle_()
-    bundle = bundle[0] if isinstance(bundle, tuple) else bundle
-    assert "application/vnd.jupyter.widget-view+json" in bundle
+    with capture_output() as book:
+        bundle, _ = formatter.format(wave)
+    assert book.outputs == []
+    assert bundle == {"text/html": wave.html, "text/plain": "Explorer(wave: rho (3), layer (3))"}
+
+
+def test_the_live_figure_says_what_went_wrong_and_recovers(wave):
+    def half(ax, rho, layer):
+        if rho == 1.0:
+            raise ZeroDivisionError("no <room>")
+        return f"Drawn at {rho}."
+
+    wave.draw = half
+    box = wave.widget()
+    _, first_row, _, stage, spoken, _ = box.children
+    first_row.children[0].index = 2
+    assert "wave could not be drawn at rho = 1, layer = 1: ZeroDivisionError: no &lt;room&gt;" in stage.value
+    assert "Traceback" in stage.value
+    assert "in half" in stage.value
+    assert spoken.value == ""
+    first_row.children[0].index = 0
+    assert 'aria-label="Drawn at 0.0."' in stage.value
+    first_row.children[0].index = 1
+    with pytest.raises(ZeroDivisionError):
+        wave.frame(rho=1.0, layer=1)
+
+
+def test_a_changed_function_changes_every_frame():
+    """Nothing drawn before a reader changed what the figure shows is shown again."""
+    heights = {"now": 1}
+
+    @explore(k=[1, 2, 3], start={"k": 1}, discovery="d")
+    def tall(ax, k):
+        return f"{heights['now']} at {k}."
+
+    box = tall.widget()
+    slider, stage = box.children[1].children[0], box.children[2]
+    heights["now"] = 2
+    slider.index = 1
+    slider.index = 0
+    assert 'aria-label="2 at 1."' in stage.value
+    assert tall.frame(k=1).alt == "2 at 1."
 
 
 def test_html_names_every_control_and_speaks_its_value(wave):
@@ -126,7 +175,9 @@ def test_bad_arguments_name_the_argument_and_the_remedy(arguments, message):
 
 
 def test_a_start_that_is_no_value_is_refused():
-    with pytest.raises(ValueError, match=re.escape("start['rho'] is 0.3")):
+    with pytest.raises(
+        ValueError, match=re.escape("start['rho'] is 0.3, which is not one of its values; they are 0.1, 0.2")
+    ):
         explore(rho=[0.1, 0.2], start={"rho": 0.3}, discovery="d")(draw)
 
 
@@ -153,8 +204,3 @@ def test_unknown_values_are_refused(wave):
         wave.frame(rho=0.5)
     with pytest.raises(ValueError, match=re.escape("'rho'] is 0.7")):
         wave.frame(rho=0.7, layer=1)
-
-
-def test_only_numbers_and_words_are_published():
-    with pytest.raises(TypeError, match=r"gain is a Tensor; give an int, float or str \(tensors: .item\(\)\)"):
-        publish(gain=torch.tensor(1.0))

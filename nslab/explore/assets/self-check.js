@@ -15,7 +15,8 @@ export function compute(state) {
     return { right, message };
   }
   const given = number(state.given ?? "");
-  if (given === null) return { right: false, message: "That is not a number yet. Write it like 0.375 or 3/8." };
+  const wanted = "That is not a number yet. Write it like 0.375 or 3/8, without a % sign.";
+  if (given === null) return { right: false, message: wanted };
   const near = (value) => Math.abs(given - value) <= state.tolerance;
   if (near(state.answer)) return { right: true, message: `Right. ${state.right}` };
   const mistake = state.mistakes.find(([value]) => near(value));
@@ -47,6 +48,12 @@ export function render({ el, state, compute }) {
     const input = make("input", { type: "text", inputMode: "decimal", autocomplete: "off", size: 10 });
     input.dataset.lmSuppressShortcuts = "true";
     input.addEventListener("input", () => (answer.given = input.value));
+    input.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      event.preventDefault(); // JupyterLab keeps a form from being sent by Enter, so it is sent from here
+      event.stopPropagation();
+      form.requestSubmit();
+    });
     form.append(make("label", {}, `${state.label}: `, input), " ");
   }
   form.append(make("button", { type: "submit", textContent: "Check" }), feedback);
