@@ -34,10 +34,11 @@ class Row:
         ours_seconds: median CPU seconds of ours.
         peer: what it is compared with.
         peer_seconds: median CPU seconds of the peer.
-        ratio: see `unit`.
-        target: what the ratio should reach (at least, or at most: see `unit`); None if nothing was promised.
-        unit: "times faster" (ratio = peer / ours, at least the target), "times as long" (ours / peer, at most), or
-            "of naive's error" (standard error of ours / of the peer, at most; the seconds are for information).
+        ratio: ours / the peer's, of what `unit` names; below 1 ours is better.
+        target: what the ratio may be at most; None if nothing was promised.
+        unit: "of the peer's time", or "of naive's error" (standard errors; the seconds are for information). Older
+            records have "times as long" for the first, or "times faster" with ratio and target upside down; the
+            performance page reads them too.
         note: what a reader must know to judge the comparison.
     """
 
@@ -55,29 +56,38 @@ class Row:
         """Whether the target is met, in one word; empty without a target."""
         if self.target is None:
             return ""
-        met = self.ratio >= self.target if self.unit == "times faster" else self.ratio <= self.target
-        return "met" if met else "MISSED"
+        return "met" if self.ratio <= self.target else "MISSED"
 
 
 def faster(name: str, ours: float, peer: str, theirs: float, target: float | None = None, note: str = "") -> Row:
-    """A row whose ratio says how many times faster than the peer ours is."""
-    return Row(name, ours, peer, theirs, theirs / ours, target, "times faster", note)
+    """A row of times; the target says how many times faster than the peer ours should be.
+
+    >>> row = faster("a sum", 0.1, "a loop", 30.0, target=150)
+    >>> in_times(row.ratio), in_times(row.target), row.verdict
+    ('×1/300', '×1/150', 'met')
+    """
+    return as_long(name, ours, peer, theirs, None if target is None else 1 / target, note)
 
 
 def as_long(name: str, ours: float, peer: str, theirs: float, target: float | None = None, note: str = "") -> Row:
-    """A row whose ratio says how many times the peer's time ours takes."""
-    return Row(name, ours, peer, theirs, ours / theirs, target, "times as long", note)
+    """A row of times; the target says how many times the peer's time ours may take.
+
+    >>> row = as_long("a forward pass", 1.2, "by hand", 1.0, target=1 / 0.9)
+    >>> in_times(row.ratio), in_times(row.target), row.verdict
+    ('×1.2', '×1.11', 'MISSED')
+    """
+    return Row(name, ours, peer, theirs, ours / theirs, target, "of the peer's time", note)
 
 
 def one_thread() -> None:
     """Keep torch, and Numba where it is installed, to one thread."""
     import torch
 
-    torch.set_num_threads(1)
     if _version("numba"):
         import numba
 
         numba.set_num_threads(1)
+    torch.set_num_threads(1)  # after Numba, which sets the threads of OpenMP, torch's too, when it starts
 
 
 def cpu_seconds(work: Callable[[], object], *, repeats: int = 9, least: float = 0.02) -> float:
@@ -108,17 +118,32 @@ def in_words(seconds: float) -> str:
     return f"{seconds * 1e9:.3g} ns"
 
 
+def in_times(ratio: float) -> str:
+    """A ratio to three digits; a small one as one part of many.
+
+    >>> in_times(1.0321), in_times(10.8), in_times(1 / 18061.4)
+    ('×1.03', '×10.8', '×1/18,061')
+    """
+    if ratio < 0.1:
+        return f"×1/{_three_digits(1 / ratio)}"
+    return f"×{_three_digits(ratio)}"
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.3g}" if number < 100 else f"{number:,.0f}"
+
+
 def show(rows: Iterable[Row]) -> str:
-    """The rows as a table of plain text."""
-    head = ("what", "ours", "peer", "peer takes", "ratio", "target", "")
+    """The rows as a table of plain text: ours against the peer, in time or, where it says so, in error."""
+    head = ("what", "ours", "peer", "peer takes", "ratio", "at most", "")
     lines = [
         (
             row.name,
             in_words(row.ours_seconds),
             row.peer,
             in_words(row.peer_seconds),
-            f"{row.ratio:,.3g}" if row.ratio < 100 else f"{row.ratio:,.0f}",
-            "" if row.target is None else f"{'≥' if row.unit == 'times faster' else '≤'} {row.target:,g}",
+            in_times(row.ratio) + (" error" if "error" in row.unit else ""),
+            "" if row.target is None else in_times(row.target),
             row.verdict,
         )
         for row in rows

@@ -6,7 +6,13 @@ import pytest
 
 from nslab import records, reruns
 
-NEEDED = {"char-gpt": ["shakespeare"], "who-matters": ["shakespeare"], "minimal-pairs": ["smollm2-135m"]}
+NEEDED = {
+    "char-gpt": ["shakespeare"],
+    "layer-moments": [],
+    "minimal-pairs": ["smollm2-135m"],
+    "random-networks": [],
+    "who-matters": ["shakespeare"],
+}
 
 
 @pytest.mark.parametrize("name", reruns.names())
