@@ -82,7 +82,8 @@ def predict(
         label_x: name and unit of the x axis.
         label_y: name and unit of the y axis.
         prompt: what to draw, as a question.
-        alt: the true curve in a sentence; read out after the reveal, and shown where no script runs.
+        alt: the true curve in a sentence of its own ("The curve is ..."); said after the reveal, and shown where no
+            script runs.
         discovery: what a reader should find out.
         limits: the y axis; by default the curves with an eighth of their range above and below. A tight axis makes a
             strict score.

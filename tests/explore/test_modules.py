@@ -5,7 +5,9 @@ import re
 
 import pytest
 
+from nslab.explore.layers import layer_explorer
 from nslab.explore.modules import ASSETS, compare, module, parity
+from nslab.explore.plurality import plurality_vote
 from nslab.explore.predictions import predict
 from nslab.explore.selfcheck import choice_check, numeric_check
 from nslab.explore.truthtable import truth_table
@@ -25,6 +27,8 @@ FIGURES = {  # every module of the package; `test_every_module_is_held_to_its_tw
         ],
     ),
     "truth-table": truth_table(),
+    "plurality vote": plurality_vote(),
+    "layer-explorer": layer_explorer(),
     "self-check, a number": numeric_check(
         label="Total influence of parity on 8 bits",
         answer=8.0,
@@ -171,6 +175,16 @@ def test_module_that_fails_later_says_so_beside_the_figure(make, show):
     page.locator(".ns-stage button").click()
     assert "the button broke" in page.locator(".ns-error").text_content()
     assert page.locator(".ns-stage button").is_visible()
+
+
+@pytest.mark.browser
+def test_enter_answers_a_question_where_forms_are_not_sent(show):
+    """JupyterLab keeps a form from being sent by Enter: the key is taken from the box before it gets that far."""
+    page = show(FIGURES["self-check, a number"])
+    page.evaluate("document.addEventListener('keydown', (event) => event.preventDefault(), true)")
+    page.locator("input").fill("8")
+    page.keyboard.press("Enter")
+    assert page.locator("[role=status]").text_content() == "✓ Right. Each flips."
 
 
 @pytest.mark.browser

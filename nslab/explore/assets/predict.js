@@ -213,7 +213,7 @@ export function render({ el, state, compute }) {
     let verdict = `Your curve is nearest to “${revealed.nearest}”. ${revealed.explanation}`;
     if (revealed.nearest === "truth")
       verdict = revealed.score >= GOOD ? state.praise : "Where does your curve leave the true one, and why there?";
-    answer.textContent = `Score ${Math.round(revealed.score)} of 100. ${verdict} The true curve: ${state.alt}`;
+    answer.textContent = `Score ${Math.round(revealed.score)} of 100. ${verdict} ${state.alt}`;
     paint();
     clear.focus();
   };
