@@ -31,7 +31,7 @@ def mark(rho: float = 0.75) -> str:
 def readme() -> str:
     """The README's figure: how much of an answer survives noise on every input, and what depth does to it."""
     rho = torch.linspace(0, 1, 101, dtype=torch.float64)
-    families = {"one ruler": bf.dictator(15), "majority of 15": bf.majority(15), "parity of 15": bf.parity(15)}
+    families = {"a dictator": bf.dictator(15), "majority of 15": bf.majority(15), "parity of 15": bf.parity(15)}
     with style.drawing():
         fig, (left, right) = style.figure((8.6, 3.1), columns=2, margins={"wspace": 0.8})
         for name, table in families.items():
@@ -59,7 +59,7 @@ def readme() -> str:
 
 
 README_ALT = (
-    "Left: the correlation of the answers against the correlation of the inputs, for one ruler, a majority and a "
+    "Left: the correlation of the answers against the correlation of the inputs, for a dictator, a majority and a "
     "parity of 15 bits. Right: the correlation after each layer of a tower of committees falls, faster with more noise."
 )
 PICTURES = {"mark.svg": mark, "readme.svg": readme}

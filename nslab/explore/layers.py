@@ -8,9 +8,7 @@ They keep G_n to 2e-5 for every n from 1 to 16, which the causal mask needs, in 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -90,7 +88,7 @@ def compute(state: dict) -> dict:
     bounds = dict.fromkeys(("intervals", "hull"))
     if not shape.causal:
         for name, agreement in (("intervals", "theory"), ("hull", "unknown")):
-            bounds[name] = _ends(_bounds(start, shape, agreement, table))
+            bounds[name] = _ends(propagate_intervals(start, shape, agreement=agreement, table=table))
     drawn = [random_network(state["rho"], shape, seed) for seed in state["networks"]]
     return {
         **_six(states),
@@ -177,20 +175,6 @@ def _six(parts: Iterable[torch.Tensor]) -> dict[str, list[float]]:
     m, o, q, p = parts
     six = {"m": m, "o": o, "q": q, "p": p, "correlation": m / q, "token_correlation": p / q}
     return {name: value.tolist() for name, value in six.items()}
-
-
-def _bounds(start: Moments, shape: Architecture, agreement: str, table: AgreementTable | None) -> MomentIntervals:
-    """Intervals up to the layer where the lower end of q falls below 0: from there on nothing is bounded."""
-
-    def over(layers: int) -> MomentIntervals | None:
-        try:
-            found = propagate_intervals(start, replace(shape, layers=layers), agreement=agreement, table=table)
-        except ValueError:  # a layer met the NaN of the one before
-            return None
-        return None if bool(found.low.q[-1].isnan()) else found
-
-    layers = range(shape.layers + 1)
-    return over(shape.layers) or over(bisect_left(layers, True, key=lambda count: over(count) is None) - 1)
 
 
 def _ends(found: MomentIntervals) -> dict[str, list[list[float]]]:

@@ -1,5 +1,6 @@
 """Arithmetic of intervals, each a pair of tensors: the lower and the upper end."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,12 @@ def times(x: Ends, y: Ends) -> Ends:
     """The product of two numbers."""
     products = torch.stack(torch.broadcast_tensors(x[0] * y[0], x[0] * y[1], x[1] * y[0], x[1] * y[1]))
     return products.amin(0), products.amax(0)
+
+
+def inverse(x: Ends) -> Ends:
+    """One over a number that is not negative, finite where nothing keeps it above 0."""
+    tiny = math.sqrt(torch.finfo(x[0].dtype).tiny)  # its square is finite too
+    return 1 / x[1].clamp(min=tiny), 1 / x[0].clamp(min=tiny)
 
 
 def hull(*several: Ends) -> Ends:

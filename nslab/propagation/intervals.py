@@ -20,7 +20,7 @@ from nslab.gaussian.ranges import Scalar, as_tensors
 from nslab.propagation.agreement_table import AgreementTable
 from nslab.propagation.architecture import Architecture
 from nslab.propagation.copies import agreements, averaged, overlaps
-from nslab.propagation.ends import Box, Ends, hull, met, share, slackened, times
+from nslab.propagation.ends import Box, Ends, hull, inverse, met, share, slackened, times
 from nslab.propagation.moments import ROUNDING, Moments
 from nslab.propagation.recursion import attention_masses, table_for
 
@@ -136,7 +136,9 @@ def propagate_intervals(
     Two things are left to it, and need it at any width, without a residual. Votes ignore how many copies a token has:
     the limit of infinite width is up to 0.003 below the lower ends of m and o for small rho. Rows of neither hard nor
     uniform attention have different q: with logits of spread 3, o and p are up to 0.03 of q below theirs. From layer 4
-    on, and for rho near 1, the upper ends rise faster than networks do. With "unknown" the lower end is soon useless.
+    on, and for rho near 1, the upper ends rise faster than networks do. Identity scores without a residual take
+    the softmax of the mean logits; deep in, their scatter matters and nine networks in ten are held. With "unknown"
+    the lower end is soon useless.
 
     Errors: `ValueError` for a causal architecture, another activation (its moment is not monotone in q), an unknown
     `agreement`, a negative `slack`, and moments that no Gaussian could have.
@@ -250,7 +252,7 @@ def _joined(unit: Box, block: Box, q: Ends, architecture: Architecture) -> Box:
 
     Without a norm every map is homogeneous; with one, the residual weighs the block's output by 1/q.
     """
-    weights = [1 / end for end in q] if architecture.norm != "none" else [torch.ones_like(q[0])]
+    weights = inverse(q) if architecture.norm != "none" else [torch.ones_like(q[0])]
     options = [_ratios(_added(unit, [(w * low, w * high) for low, high in block], architecture)) for w in weights]
     return [hull(*ends) for ends in zip(*options, strict=True)]
 
@@ -289,15 +291,19 @@ def _copied(picked: Box, chances: list[Tensor]) -> list[Tensor | None]:
 
 
 def _mixed(seen: Box, masses: list[Ends], copies: list[Tensor | None] | None, architecture: Architecture) -> Box:
-    """Attention: ends of s m + (1 - s) o, and so on; the upper end no less than what copies may make of it."""
+    """Attention: ends of s m + (1 - s) o, and so on; the upper end no less than what copies may make of it.
+
+    No n tokens have p < -q/(n - 1): q keeps at least (n s_a - 1)/(n - 1) of itself, which is not negative.
+    """
     m, o, q, p = seen
-    square = architecture.gain**2
+    square, n = architecture.gain**2, architecture.tokens
     block = []
     pairs = ((m, o), (m, o), (q, p), (q, p))
-    for between, (same, other), lifted in zip(masses, pairs, copies or [None] * 4, strict=True):
+    for kind, (between, (same, other), lifted) in enumerate(zip(masses, pairs, copies or [None] * 4, strict=True)):
         low = torch.minimum(*(other[0] + s * (same[0] - other[0]) for s in between))
         high = torch.maximum(*(other[1] + s * (same[1] - other[1]) for s in between))
         high = high if lifted is None else torch.maximum(high, lifted * q[1])
+        low = torch.maximum(low, (n * between[0] - 1).clamp(min=0) / max(n - 1, 1) * q[0]) if kind == 2 else low
         block.append((square * low, square * high))
     return block
 
@@ -331,7 +337,7 @@ def _added(old: Box, block: Box, architecture: Architecture) -> Box:
 def _ratios(box: Box) -> Box:
     """Ends of m/q, o/q, 1 and p/q."""
     q = box[2]
-    found = [tuple(end.clamp(-1, 1) for end in times(ends, (1 / q[1], 1 / q[0]))) for ends in box]
+    found = [tuple(end.clamp(-1, 1) for end in times(ends, inverse(q))) for ends in box]
     return [*found[:2], (torch.ones_like(q[0]), torch.ones_like(q[1])), found[3]]
 
 

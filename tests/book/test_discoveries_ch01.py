@@ -30,8 +30,8 @@ def test_majority_is_fragile_only_beside_the_tie(names):
 
 
 def test_the_bars_are_the_shares_of_the_levels(names):
-    bars = names["sensitive_points"].data(family="dictator", n=5)["share of all points (height n = all)"]
-    np.testing.assert_allclose(bars / 5, [math.comb(5, k) / 32 for k in range(6)])
+    bars = names["sensitive_points"].data(family="dictator", n=5)["share of all points, right scale"]
+    np.testing.assert_allclose(bars / names["MOST"], [math.comb(5, k) / 32 for k in range(6)])
 
 
 def test_large_states_lie_above_the_line_and_samples_close_in(names):
@@ -64,6 +64,8 @@ def test_every_curve_leaves_along_its_tangent(names, family):
     assert gap_near < gap_far / 20 + 1e-9, "the gap closes like the square of the distance"
     if family == "majority":
         assert gap_far > 0.5
+    exact = names["bf"].stability(names["TABLES"][family], names["torch"].tensor(0.95).double()).item()
+    assert figure.data(family=family, rho=0.95)["here"][0, 1] == pytest.approx(exact)
 
 
 def test_more_sensitive_functions_forget_faster(names):
@@ -129,10 +131,11 @@ def test_three_answers_survive_differently(chapter):
     figure = chapter("index")["survival"]
     little, more = figure.data(rho=0.95), figure.data(rho=0.5)
     assert little["parity of 225 here"][0, 1] < 1e-4
-    assert little["one ruler here"][0, 1] == pytest.approx(0.95)
+    assert little["one dictator here"][0, 1] == pytest.approx(0.95)
     assert 0.7 < little["majority of 225 here"][0, 1] < 0.85
     steep = (1 - little["majority of 225 here"][0, 1]) / 0.05
     later = (little["majority of 225 here"][0, 1] - more["majority of 225 here"][0, 1]) / 0.45
     assert steep > 3 * later
+    assert more["majority of 225 here"][0, 1] == pytest.approx(1 / 3, abs=0.01), "a third is left"
     assert len(more["votes"]) == 225
     assert "At ρ = 1.00, 0 of 225 votes have changed" in figure.frame(rho=1.0).alt

@@ -29,6 +29,16 @@ def test_dark_bars_add_up_to_the_stability_and_high_levels_fade_first(names):
     np.testing.assert_allclose(left, 0.5 ** np.arange(1, 9))
 
 
+def test_two_functions_with_the_same_bars_fade_alike(names):
+    figure = names["equaliser"]
+    for rho in (0.5, 0.8):
+        one, nine = figure.data(family="dictator", rho=rho), figure.data(family="scaled sum", rho=rho)
+        for bars in ("weight at the level", "what noise leaves"):
+            np.testing.assert_allclose(one[bars], nine[bars], atol=1e-12)
+    assert (names["bf"].influences(names["GALLERY"]["scaled sum"]) > 0).sum() == 9
+    assert (names["bf"].influences(names["GALLERY"]["dictator"]) > 0).sum() == 1
+
+
 def test_each_layer_multiplies_the_mean_level_by_three_halves(names):
     figure = names["tower_spectrum"]
     means = [figure.data(layer=layer, rho=0.9)["mean level"][0, 0] for layer in range(5)]
@@ -47,7 +57,7 @@ def test_the_tower_polynomials_are_the_spectra_of_the_tables(names):
 
 def test_one_boss_nearly_decides_and_parity_keeps_its_errors(names):
     figure = names["junta_finder"]
-    boss = figure.data(family="a boss and nine others", k=1)["here"][0, 1]
+    boss = figure.data(family="a boss and nine", k=1)["here"][0, 1]
     majority = figure.data(family="majority of 11", k=1)["here"][0, 1]
     parity = figure.data(family="parity of 11", k=10)["here"][0, 1]
     assert boss < 0.1 < 0.35 < majority

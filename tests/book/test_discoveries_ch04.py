@@ -85,9 +85,10 @@ def test_the_linear_part_pays_for_a_vote_and_not_for_a_parity(names):
     assert auto < parity["naive"]
     share, auto = errors("share of vowels", 160_000)
     assert auto < 0.2 * share["naive"]
-    poor, auto = errors("share of vowels", 10_000)
-    assert names["CHOSEN"]["share of vowels", 10_000] == "common"
-    assert auto == pytest.approx(poor["common"], rel=0.2)
+    for box in names["BOXES"]:
+        poor, auto = errors(box, 40_000)
+        assert names["CHOSEN"][box, 40_000] == "common"
+        assert auto == pytest.approx(poor["common"]), "it takes the same design with the same draws"
 
 
 def test_common_points_are_cheaper_than_naive_pairs_for_every_box(names):
@@ -98,13 +99,18 @@ def test_common_points_are_cheaper_than_naive_pairs_for_every_box(names):
 
 def test_hits_count_and_not_calls(names):
     figure = names["honest_bars"]
-    tenth = figure.data(signs=10, pairs=1000)  # 0.05 hits expected
-    assert tenth["here"][0, 1] < 0.1
-    one = figure.data(signs=10, pairs=10_000)  # 0.55 hits
-    assert one["here"][0, 1] < 0.6
-    many = figure.data(signs=2, pairs=1000)  # 141 hits from fewer pairs
-    assert 0.93 < many["here"][0, 1] < 0.97
-    hits = 1 / (0.5 * 0.75) ** 8
+    chance = (0.5 * 0.75) ** 8
+    empty = {1000: (0.39, 0.66, 0.7), 10_000: (3.9, 0.01, 0.025), 100_000: (39, 0, 1e-9)}
+    for pairs, (hits, least, most) in empty.items():
+        data = figure.data(signs=8, pairs=pairs)
+        assert chance * pairs == pytest.approx(hits, rel=0.01)
+        assert least <= np.interp(math.log10(pairs), *data["not a single hit"].T) <= most
+    assert "39 hits" in figure.frame(signs=8, pairs=100_000).alt.replace("39.1", "39")
+    assert f"{1000 * (0.5 * 0.75) ** 4:.0f}" == "20"
+    for signs, pairs in ((8, 100_000), (4, 1000), (2, 1000)):  # enough hits, from very different numbers of pairs
+        assert 0.93 < figure.data(signs=signs, pairs=pairs)["here"][0, 1] < 0.97
+    assert figure.data(signs=10, pairs=1000)["here"][0, 1] < 0.1  # 0.05 hits
+    hits = 1 / chance
     data = figure.data(signs=8, pairs=1000)
     empty = np.interp(math.log10(hits), *data["not a single hit"].T)
     assert empty == pytest.approx(math.exp(-1), abs=0.03)
@@ -170,7 +176,7 @@ def test_most_handfuls_of_prompts_read_too_low(names):
     assert (handfuls < found.raw.value).double().mean() > 0.52
 
 
-def test_prompts_do_not_show_dice_at_full_keep_and_two_calls_do(names):
+def test_prompts_refuse_dice_and_a_module_that_throws_them_is_refused_too(names):
     torch = names["torch"]
     generator = torch.Generator().manual_seed(4)
     ids = names["NOISE"].draw((50, 4), generator)
@@ -178,9 +184,40 @@ def test_prompts_do_not_show_dice_at_full_keep_and_two_calls_do(names):
     def dicey(x):
         return torch.rand(len(x), 3, generator=generator)
 
-    found = names["text_stability"](dicey, ids, names["NOISE"], keep=[1.0], generator=generator)
-    assert found.normalised.value == 1
-    assert not torch.equal(dicey(ids), dicey(ids))
+    with pytest.raises(ValueError, match="random"):
+        names["text_stability"](dicey, ids, names["NOISE"], keep=[0.5], generator=generator)
+    with pytest.raises(ValueError, match="training"):
+        names["noise_stability"](names["dicey"].train(), names["Cube"](15), rho=1.0, evaluations=8000)
+    with pytest.raises(ValueError, match="training"):
+        names["zoo"].wrap(names["dicey"], vocabulary=3, context=15)
+    names["dicey"].eval()
+
+
+def test_batch_norm_passes_at_one_and_changes_the_box(names):
+    torch = names["torch"]
+    torch.manual_seed(0)
+    box = torch.nn.Sequential(torch.nn.Linear(15, 8), torch.nn.BatchNorm1d(8)).train()
+    before = box[1].running_mean.clone()
+    found = names["noise_stability"](
+        lambda x: box(x),
+        names["Cube"](15),
+        rho=1.0,
+        version="normalised",
+        evaluations=2000,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert found.value == pytest.approx(1), "the test does not see it"
+    assert not torch.equal(before, box[1].running_mean)
+    x = torch.randn(8, 15)
+    assert not torch.allclose(box(x)[:2], box(x[:2]), atol=0.05)
+
+
+def test_any_two_of_the_six_copies_are_correlated_by_rho(names):
+    """Copies of a hidden point with noise of strength sqrt(rho): any two agree with probability (1 + rho)/2."""
+    generator = np.random.default_rng(0)
+    rho = 0.49
+    one, other = (np.where(generator.random(200_000) < (1 - math.sqrt(rho)) / 2, -1, 1) for _ in range(2))
+    assert (one * other).mean() == pytest.approx(rho, abs=0.01)
 
 
 def test_the_stability_of_an_alarm_from_inputs_that_fire(names):
@@ -210,7 +247,8 @@ def test_raw_and_normalised_move_in_opposite_directions(names):
         assert (at["raw"][0] > 2 * at["raw"][1]).all()
         assert (at["normalised"][0][:-1] < at["normalised"][1][:-1]).all()
         moved = {version: abs(low - high)[1:5].mean() for version, (low, high) in at.items()}
-        assert moved["centred"] < 0.5 * moved["normalised"]
+        assert moved["centred"] < 0.65 * moved["normalised"], "about half as much"
+        assert abs(at["centred"][0][0] - at["centred"][1][0]) < 0.15, "at keep = 0 it stays"
         np.testing.assert_allclose(sure["diagonal"][:, 0], sure["diagonal"][:, 1])
         every = [figure.data(prompts=prompts, temperature=t) for t in names["TEMPERATURES"]]
         raws = np.array([data["raw"][:, 1] for data in every])
@@ -221,8 +259,16 @@ def test_raw_and_normalised_move_in_opposite_directions(names):
         assert at["centred"][0][0] == pytest.approx(0, abs=0.15)
 
 
+def test_at_keep_eight_tenths_the_centred_version_moves_half_as_much(names):
+    ends = names["ENDS"]
+    moved = {
+        v: ends[v, names["TEMPERATURES"][-1]] - ends[v, names["TEMPERATURES"][0]] for v in ("normalised", "centred")
+    }
+    assert 0.35 < moved["centred"] / moved["normalised"] < 0.65
+
+
 def test_two_instruments_agree_on_independent_characters(names):
-    stability, prompts = names["text_stability"], names["prompts"]
+    stability, prompts = names["text_stability"], names["short"]
     generator = names["torch"].Generator().manual_seed(11)
     strengths = {"keep": [0.4, 0.8], "generator": generator}
     one = names["noise_stability"](names["next_character"], names["space"], evaluations=3000, **strengths)

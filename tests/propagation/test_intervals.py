@@ -212,3 +212,16 @@ def test_bad_requests_are_refused_with_the_remedy():
         almost_sure_interval(-0.1, 1.0, [])
     with pytest.raises(ValueError, match=r"column_weights of layer 2 are \(0.9, 0.8\)"):
         almost_sure_interval(0.1, 1.0, [(1, 1), (0.9, 0.8)])
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 16])
+@pytest.mark.parametrize("agreement", ["theory", "unknown"])
+@pytest.mark.parametrize(("residual", "norm"), [("none", "none"), ("scaled", "none"), ("pre-norm", "rms")])
+def test_at_small_widths_bounds_say_little_and_stay_bounds(tokens, agreement, residual, norm):
+    """No tokens have p below -q/(n - 1), so q cannot reach 0 however large the slack is."""
+    for width, scale in ((16, 1.0), (16, 0.25), (64, 1.0)):
+        shape = Architecture(tokens, width, 12, residual=residual, norm=norm, score_scale=scale)
+        found = propagate_intervals(Moments.inputs(torch.linspace(0, 1, 5).double()), shape, agreement=agreement)
+        assert bool((found.low.q > 0).all())
+        low, high = found.correlation
+        assert bool(((low >= -1) & (low <= high) & (high <= 1)).all())

@@ -117,13 +117,12 @@ function plot(setting, result, networks, { quantity, marked }, width) {
 // The marked layer in words: what is read out, and what stands below it.
 function words(setting, result, networks, { quantity, marked }) {
   const at = (key) => short(result[key][marked]);
-  const ends = (bounds, key) => (bounds && marked < bounds[key][0].length
+  const ends = (bounds, key) => (bounds
     ? `${short(bounds[key][0][marked])} to ${short(bounds[key][1][marked])}` : null);
   const [inside, hull] = ["intervals", "hull"].map((name) => ends(result[name], quantity));
   let said = `${marked ? `After layer ${marked} of ${setting.depth}` : "Before the first layer"}: correlation m/q = ${
     at("correlation")}, token correlation p/q = ${at("token_correlation")}, raw m = ${at("m")}.`;
-  if (inside) said += ` ${SYMBOL[quantity]} is within ${inside}${
-    hull ? `; knowing nothing of the votes, ${hull}` : ""}.`;
+  if (inside) said += ` ${SYMBOL[quantity]} is within ${inside}; knowing nothing of the votes, ${hull}.`;
   if (networks.length) said += ` Measured ${SYMBOL[quantity]}: ${
     networks.map((found) => short(found[quantity][marked])).join(", ")}.`;
   const moments = `A token and its noisy twin share m = ${at("m")}, a token and the twin of another o = ${
@@ -243,9 +242,6 @@ export function render({ el, state, compute }) {
       setting.width > networks[0].width ? `, its scores scaled up to spread as at width ${setting.width},` : ""
     } and run on 2 sequences of ${setting.tokens} tokens and their twins.`
       : "A change of setting clears drawn networks."];
-    const [known, hull] = [result.intervals, result.hull].map((bounds) => bounds?.m[0].length - 1);
-    if (hull < setting.depth) notes.push(`The hull ends at layer ${hull}${known < setting.depth
-      ? `, version B at layer ${known}` : ""}: at this width they keep q above 0 no further.`);
     if (part.norm.disabled) notes.push("Pre-norm goes with a norm.");
     help.textContent = notes.join(" ");
   }

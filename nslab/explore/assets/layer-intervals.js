@@ -16,8 +16,12 @@ const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 // Where a value lies between two ends, in [0, 1].
 const shareOf = (value, [low, high]) => clip((value - low) / Math.max(high - low, EPS), 0, 1);
 
+// The ends of 1/q, finite where nothing keeps q above 0.
+const TINY = Math.sqrt(2.2250738585072014e-308);
+const inverseOf = (q) => [1, 0].map((side) => 1 / Math.max(q[side], TINY));
+
 function ratios(box) {
-  const inverse = [1 / box.q[1], 1 / box.q[0]];
+  const inverse = inverseOf(box.q);
   return each((key) => (key === "q" ? [1, 1] : times(box[key], inverse).map((end) => clip(end, -1, 1))));
 }
 
@@ -84,14 +88,16 @@ function copied({ m, o, q, p }, chances, slack) {
 }
 
 // ---------------------------------------------------------------- blocks
-function mixedIntervals(seen, masses, copies, gain) {
+function mixedIntervals(seen, masses, copies, { gain, tokens: n }) {
   const { m, o, q, p } = seen;
   const pairs = { m: [m, o], o: [m, o], q: [q, p], p: [q, p] };
   return each((key) => {
     const [same, other] = pairs[key];
     const [lows, highs] = [0, 1].map((side) => masses[key].map((s) => other[side] + s * (same[side] - other[side])));
     if (copies && key !== "q") highs.push(copies[key] * q[1]);
-    return [gain ** 2 * Math.min(...lows), gain ** 2 * Math.max(...highs)];
+    let low = Math.min(...lows);
+    if (key === "q") low = Math.max(low, Math.max((n * masses.q[0] - 1) / Math.max(n - 1, 1), 0) * q[0]);
+    return [gain ** 2 * low, gain ** 2 * Math.max(...highs)];
   });
 }
 
@@ -115,7 +121,7 @@ const addedIntervals = (old, block, { residual }) => {
 
 // The residual on ratios alone, q the ends of the second moment before the block.
 function joined(unit, block, q, shape) {
-  const weights = shape.norm === "none" ? [1] : q.map((end) => 1 / end);
+  const weights = shape.norm === "none" ? [1] : inverseOf(q);
   const options = weights.map((w) =>
     ratios(addedIntervals(unit, each((key) => block[key].map((end) => w * end)), shape)));
   return each((key) => options.map((option) => option[key]).reduce(hullOf));
@@ -139,7 +145,7 @@ function blockIntervals(box, unit, shape, slack, block) {
 // from theory (version B); without it any agreement is allowed (the hull).
 function intervals({ rho }, shape, table, known) {
   const slack = 4 / Math.sqrt(shape.width);
-  const { tokens, gain, mlp } = shape;
+  const { tokens, mlp } = shape;
   let box = each((key) => { const value = { m: rho, o: 0, q: 1, p: 0 }[key]; return [value, value]; });
   let unit = ratios(box);
   let reach = known && shape.scores === "random" ? unit : null; // of the ratios of single pairs
@@ -153,15 +159,14 @@ function intervals({ rho }, shape, table, known) {
     if (reach) {
       const picked = averaged(unit, reach, masses.q);
       copies = copied(picked, agreements(unit, reach, masses.q, shape, table), slack);
-      reach = joined(reach, mixedIntervals(picked, overlaps(masses.q, tokens), null, gain), before, shape);
+      reach = joined(reach, mixedIntervals(picked, overlaps(masses.q, tokens), null, shape), before, shape);
     }
-    [box, unit] = blockIntervals(box, unit, shape, slack, (seen) => mixedIntervals(seen, masses, copies, gain));
+    [box, unit] = blockIntervals(box, unit, shape, slack, (seen) => mixedIntervals(seen, masses, copies, shape));
     if (mlp !== "none") {
       before = box.q;
       [box, unit] = blockIntervals(box, unit, shape, 2 * slack, (seen) => reluIntervals(seen, reach));
       if (reach) reach = joined(reach, reluIntervals(reach, null), before, shape);
     }
-    if (Number.isNaN(box.q[0] + unit.m[0])) break; // the lower end of q fell below 0: from here on nothing is bounded
     keep();
   }
   return found;
