@@ -45,7 +45,7 @@ const CHOICES = {
 const SLIDERS = { // name, least, most, and how a step reads
   rho: ["Input correlation ρ", 0, 100, (k) => k / 100],
   depth: ["Depth, in layers", 1, 24, (k) => k],
-  gain: ["Gain g of the values", 4, 40, (k) => k / 20],
+  gain: ["Gain g of values", 4, 40, (k) => k / 20],
   width: ["Width d", 6, 12, (k) => 2 ** k],
 };
 const STEP_OF = { rho: (v) => Math.round(100 * v), gain: (v) => Math.round(20 * v), width: Math.log2, depth: (v) => v };
@@ -73,12 +73,13 @@ const MARKS = [ // one for each drawn network, around 0 0
 
 function plot(setting, result, networks, { quantity, marked }, width) {
   const height = Math.round(Math.min(330, 170 + width / 4));
-  const [left, right, top, bottom] = [62, 12, 10, 42];
   const { depth } = setting;
   const line = result[quantity];
   const ratio = quantity.endsWith("correlation");
   const ticks = axis(ratio ? 1 : Math.max(...line, ...networks.flatMap((found) => found[quantity])));
   const most = ticks[ticks.length - 1];
+  const longest = Math.max(...ticks.map((tick) => short(tick).length)); // it must not run into the name of the axis
+  const [left, right, top, bottom] = [Math.max(62, 26 + 6.5 * longest), 12, 10, 42];
   const x = (k) => +(left + (k / depth) * (width - left - right)).toFixed(1);
   const y = (value) => +(height - bottom - (clip(value / most, -9, 9)) * (height - top - bottom)).toFixed(1);
   const path = (values) => values.map((value, k) => `${k ? "L" : "M"}${x(k)} ${y(value)}`).join("");
@@ -137,7 +138,7 @@ function words(setting, result, networks, { quantity, marked }) {
 }
 
 const STYLE = `<style>
-.ns-module .ns-layer-grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(10.2rem, 45%), 1fr));
+.ns-module .ns-layer-grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(9.6rem, 45%), 1fr));
   gap: 0.5rem 1rem; margin: 0.6rem 0; align-items: end; }
 .ns-module .ns-layer-grid label { display: block; margin: 0; font-size: 0.9em; }
 .ns-module .ns-layer-grid :is(select, input[type="range"]) { display: block; width: 100%; }
@@ -240,7 +241,7 @@ export function render({ el, state, compute }) {
     part.clear.disabled = !networks.length;
     const notes = [networks.length ? `Each network is drawn at width ${networks[0].width}${
       setting.width > networks[0].width ? `, its scores scaled up to spread as at width ${setting.width},` : ""
-    } and run on 2 sequences of ${setting.tokens} tokens and their twins.`
+    } and run on 2 sequences of ${setting.tokens} tokens: few, so now and then one leaves the bounds.`
       : "A change of setting clears drawn networks."];
     if (part.norm.disabled) notes.push("Pre-norm goes with a norm.");
     help.textContent = notes.join(" ");
