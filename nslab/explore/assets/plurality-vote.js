@@ -68,9 +68,8 @@ export function compute(state) {
 // ---------------------------------------------------------------- drawing
 const MOST = 5000; // votes at one setting
 const three = (value) => value.toFixed(3);
-const low = (number) => String(number).replace(/\d/g, (digit) => "₀₁₂₃₄₅₆₇₈₉"[digit]);
 const exactly = ({ tokens, spread }, { correlation, exact }) =>
-  `${spread === null ? "A" : "G"}${low(tokens)}(${+correlation.toFixed(4)}${
+  `${spread === null ? "A" : "G"}<sub>${tokens}</sub>(${+correlation.toFixed(4)}${
     spread === null ? "" : `, τ = ${spread}`}) = ${three(exact)}`;
 
 // What just happened, in one sentence: read out, and shown.
@@ -79,10 +78,11 @@ function sentence(state, result) {
   const winners = winner === other ? `token ${winner} wins both times`
     : `token ${winner} wins, in the twin token ${other}`;
   const truth = `exactly ${exactly(state, result)}`;
-  if (!votes) return `A trial, not counted: ${winners}; ${truth}.`;
+  if (!votes) return `Press <b>One vote</b> or <b>100 votes</b> to start counting. Shown below is only a trial: ${
+    winners}; ${truth}.`;
   const many = `${votes} vote${votes > 1 ? "s" : ""}`;
   const told = state.spread === null ? `${agreements} of ${many} agree${votes > 1 ? "" : "s"}`
-    : `the mean overlap of ${many} is ${error === null ? three(mean) : ""}`.trim();
+    : `mean overlap of ${many} ${error === null ? three(mean) : ""}`.trim();
   const missing = votes > 1 ? "all alike, which gives no error bar" : "too few for an error bar";
   if (error === null) return `Vote ${votes}: ${winners}; ${told}, ${missing}; ${truth}.`;
   const gap = Math.abs(mean - exact) / error;
@@ -97,29 +97,31 @@ const tall = (x, y, content) =>
 const svg = (width, height, label, content) => `<svg role="img" aria-label="${label}" width="${width}"
   height="${height}" viewBox="0 0 ${width} ${height}">${content}</svg>`;
 
-// The scores of both votes: the input's bars upwards from their zero line, the twin's mirrored below.
+const tallness = (width) => Math.round(Math.min(300, 150 + width / 2.5)); // of both pictures
+
+// The scores of both votes, the input's above its twin's, and the tokens' numbers below.
 function ballots(state, result, width) {
   const { tokens } = state;
-  const [left, unit, up, down, room] = [44, 19, 3.5, 3, 16]; // in standard deviations: 3.5 outwards, 3 inwards
+  const height = tallness(width);
+  const [left, up, down, crown, foot] = [44, 3.5, 3, 14, 22]; // up and down in standard deviations
+  const unit = (height - foot - 2 * crown) / (2 * (up + down));
   const step = (width - left) / tokens;
-  const zero = [room + up * unit, room + (up + 2 * down) * unit + 24];
-  const height = zero[1] + up * unit + room;
-  const middle = (zero[0] + zero[1]) / 2;
   const column = (k) => left + step * (k + 0.5);
   let marks = "";
   if (result.winner === result.winner_of_twin) marks += `<rect class="ns-vote-same"
     x="${column(result.winner - 1) - Math.max(step, 12) / 2}" y="0" width="${Math.max(step, 12)}" height="${height}"/>`;
-  const rows = [["input", -1, result.scores, result.weights, result.winner],
-    ["noisy twin", 1, result.scores_of_twin, result.weights_of_twin, result.winner_of_twin]];
-  rows.forEach(([name, out, scores, weights, winner], row) => {
-    const y = (score) => zero[row] + out * unit * Math.max(-down, Math.min(up, score));
+  const rows = [["input", result.scores, result.weights, result.winner],
+    ["noisy twin", result.scores_of_twin, result.weights_of_twin, result.winner_of_twin]];
+  rows.forEach(([name, scores, weights, winner], row) => {
+    const zero = (row + 1) * (crown + up * unit) + row * down * unit;
+    const y = (score) => zero - unit * Math.max(-down, Math.min(up, score));
     for (const tick of [-2, 0, 2]) {
       marks += line(left, y(tick), width, y(tick), `class="${tick ? "ns-gridline" : "ns-axis"}"`);
       marks += text(left - 6, y(tick) + 4, String(tick).replace("-", "−"), `text-anchor="end"`);
     }
-    marks += tall(12, zero[row] + out * unit / 2, name);
+    marks += tall(12, zero, name);
     scores.forEach((score, k) => {
-      const [from, to] = [Math.min(y(0), y(score)), Math.max(y(0), y(score))];
+      const [from, to] = [y(Math.max(0, score)), y(Math.min(0, score))];
       const thick = Math.min(step * 0.72, 30);
       marks += `<rect class="ns-vote-bar" x="${(column(k) - thick / 2).toFixed(1)}" y="${from.toFixed(1)}"
         width="${thick.toFixed(1)}" height="${(to - from).toFixed(1)}" fill-opacity="${
@@ -127,19 +129,19 @@ function ballots(state, result, width) {
         }, share ${three(weights[k])}</title></rect>`;
     });
     marks += `<path class="ns-vote-crown" d="M-7 0V-8L-3.5 -4L0 -11L3.5 -4L7 -8V0Z" transform="translate(${
-      column(winner - 1).toFixed(1)} ${(y(Math.max(0, scores[winner - 1])) + 3 * out).toFixed(1)}) scale(1 ${-out})"/>`;
+      column(winner - 1).toFixed(1)} ${(y(Math.max(0, scores[winner - 1])) - 3).toFixed(1)})"/>`;
   });
+  marks += text(left - 6, height - 6, "token", `text-anchor="end"`);
   const every = [1, 2, 4, 8, 16].find((each) => each * step >= 18) ?? 32;
-  for (let k = 0; k < tokens; k++)
-    if (every === 1 || (k + 1) % every === 0) marks += text(column(k), middle + 4, k + 1, `text-anchor="middle"`);
-  const told = rows.map(([name, , scores, , winner]) => `in the ${name} token ${winner} wins with score ${
+  for (let k = every - 1; k < tokens; k += every) marks += text(column(k), height - 6, k + 1, `text-anchor="middle"`);
+  const told = rows.map(([name, scores, , winner]) => `in the ${name} token ${winner} wins with score ${
     scores[winner - 1].toFixed(2).replace("-", "−")}`);
   return svg(width, height, `Scores of ${tokens} tokens: ${told.join(", ")}`, marks);
 }
 
 // The exact agreement against rho for every n, and what the reader has measured.
 function plot(state, result, points, width) {
-  const height = Math.round(Math.min(300, 150 + width / 2.5));
+  const height = tallness(width);
   const [left, right, top, bottom] = [46, 8, 8, 42];
   const x = (rho) => +(left + rho * (width - left - right)).toFixed(1);
   const y = (value) => +(height - bottom - value * (height - top - bottom)).toFixed(1);
@@ -155,14 +157,22 @@ function plot(state, result, points, width) {
   marks += line(x(state.rho), y(0), x(state.rho), y(1), `class="ns-vote-here"`);
   const here = state.token_counts.indexOf(state.tokens);
   const order = [...result.curves.keys()].sort((a, b) => (a === here) - (b === here)); // the chosen n on top
-  result.curves.forEach(([foot], j) => {
-    if (j && y(foot) - y(result.curves[j - 1][0]) < 18) return; // no room between this curve and the one above
-    marks += text(x(0) + 5, y(foot) - 5, (j ? "" : "n = ") + state.token_counts[j]);
+  const rho = (i) => Math.sin((i * Math.PI) / (2 * STEPS));
+  const names = result.curves.map((curve, j) => { // each stands in a gap of its curve, further right for larger n
+    const name = (j ? "" : "n = ") + state.token_counts[j];
+    const at = 5 + Math.round((19 * j) / Math.max(1, order.length - 1));
+    return { name, at, height: y(curve[at]), reach: name.length > 2 || at > 20 ? 2 : 1 }; // steps shorten to the right
   });
   for (const j of order) {
-    const path = result.curves[j].map((value, i) => `${i ? "L" : "M"}${x(Math.sin((i * Math.PI) / (2 * STEPS)))} ${
-      y(value)}`).join("");
-    marks += `<path class="ns-vote-curve${j === here ? " ns-vote-chosen" : ""}" d="${path}"/>`;
+    const hidden = (i, value) => names.some(({ at, height, reach }) =>
+      Math.abs(i - at) < reach && Math.abs(y(value) - height) < 5);
+    const path = result.curves[j].map((value, i, all) => (hidden(i, value) ? ""
+      : `${i && !hidden(i - 1, all[i - 1]) ? "L" : "M"}${x(rho(i))} ${y(value)}`)).join("");
+    const { name, at, height, reach } = names[j];
+    const chosen = j === here ? " ns-vote-chosen" : "";
+    marks += `<path class="ns-vote-curve${chosen}" d="${path}"/>`;
+    marks += text((x(rho(at - reach)) + x(rho(at + reach))) / 2, Math.min(height + 4, y(0) - 2), name,
+      `class="ns-vote-name${chosen}" text-anchor="middle"`);
   }
   const shown = points.filter(({ setting, tally }) => tally && setting.spread === state.spread);
   shown.sort((a, b) => (a.setting.tokens === state.tokens) - (b.setting.tokens === state.tokens));
@@ -189,21 +199,27 @@ const STYLE = `<style>
 .ns-module .ns-vote-sliders label { flex: 1 1 11rem; display: block; margin: 0; }
 .ns-module .ns-vote-sliders input { display: block; width: 100%; border: 0; padding: 0; accent-color: var(--ns-c1); }
 .ns-module .ns-vote-sliders span { display: block; font-variant-numeric: tabular-nums; }
-.ns-module .ns-stage .ns-vote-said { min-height: 2.8em; margin: 0.6rem 0 0.2rem; font-variant-numeric: tabular-nums; }
-.ns-module .ns-vote-panels { display: flex; flex-wrap: wrap; gap: 0 1.6rem; }
+.ns-module .ns-stage .ns-vote-said { /* room for two lines */
+  line-height: 1.4; min-height: 2.8em; margin: 0.6rem 0 0.2rem; font-variant-numeric: tabular-nums;
+}
+.ns-module .ns-vote-said sub { font-size: 0.8em; line-height: 0; bottom: auto; vertical-align: -0.3em; }
+.ns-module .ns-vote-panels { display: flex; flex-wrap: wrap; align-items: flex-end; gap: 0.7rem 1.6rem; }
 .ns-module .ns-vote-panels > div { flex: 1 1 17rem; min-width: 0; }
-.ns-module .ns-vote-panels > div:first-child { flex-grow: 1.25; }
+.ns-module .ns-stage .ns-vote-panels .ns-caption { margin: 0.2rem 0 0.4rem; }
 @media (max-width: 40rem) {
   .ns-module .ns-vote-sliders label { display: grid; grid-template-columns: auto 1fr; column-gap: 0.6rem; }
   .ns-module .ns-vote-sliders input { grid-area: 2 / 1 / 3 / 3; }
   .ns-module .ns-vote-sliders span { text-align: right; }
-  .ns-module .ns-stage .ns-vote-said { min-height: 4.2em; }
+  .ns-module .ns-stage .ns-vote-said { min-height: 4.2em; font-size: 0.94em; } /* three */
 }
+@media (max-width: 24rem) { .ns-module .ns-stage .ns-vote-said { min-height: 5.6em; } } /* four */
 .ns-vote-bar { fill: var(--ns-c1); stroke: var(--ns-c1); }
 .ns-vote-crown { fill: var(--ns-c2); }
 .ns-vote-same { fill: var(--ns-c3); fill-opacity: 0.28; }
 .ns-vote-curve { fill: none; stroke: var(--ns-quiet); stroke-width: 1; }
 .ns-vote-curve.ns-vote-chosen { stroke: var(--ns-c1); stroke-width: 3; }
+.ns-module svg .ns-vote-name { font-size: 11px; }
+.ns-module svg .ns-vote-name.ns-vote-chosen { font-weight: bold; }
 .ns-vote-here { stroke: currentColor; stroke-dasharray: 2 4; }
 .ns-vote-point { stroke: var(--ns-c2); fill: var(--ns-c2); stroke-width: 2; }
 .ns-vote-other { stroke: var(--ns-quiet); fill: none; stroke-width: 1.2; }
@@ -252,12 +268,11 @@ export function render({ el, state, compute }) {
       inputs[key].nextElementSibling.textContent = value;
     }
     one.disabled = hundred.disabled = point.votes >= MOST;
-    said.textContent = sentence(now, result);
-    captionLeft.textContent = hard ? "Scores, in standard deviations. The highest takes the whole vote."
-      : "Scores, in standard deviations. The fuller a bar’s colour, the larger its share of the vote.";
+    said.innerHTML = sentence(now, result);
+    captionLeft.textContent = hard ? "Scores, in standard deviations: the highest wins."
+      : "Scores: the fuller the colour, the larger the share.";
     left.innerHTML = ballots(now, result, Math.max(240, Math.min(left.clientWidth, 560)));
-    captionRight.innerHTML = swatch(`<path class="ns-vote-curve ns-vote-chosen" d="M2 7H28"/>`,
-      `exact, n = ${now.tokens}`) + swatch(`<path class="ns-vote-curve" d="M2 7H28"/>`, "other n") +
+    captionRight.innerHTML = swatch(`<path class="ns-vote-curve ns-vote-chosen" d="M2 7H28"/>`, "exact") +
       swatch(`<g class="ns-vote-point"><path d="M15 0V14M11 1H19M11 13H19"/><circle cx="15" cy="7" r="4"/></g>`,
         "measured ± standard error");
     right.innerHTML = plot(now, result, points, Math.max(240, Math.min(right.clientWidth, 560)));
