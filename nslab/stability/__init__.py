@@ -10,6 +10,8 @@ At the prompts of a language model, tokens are drawn anew or embeddings moved:
     discrete_influence(score, score.ids, resample, samples=100)        # resample: nslab.noise.Resample(0, ...)
     text_stability(score, score.ids, resample, keep=[0.5, 0.9]).normalised
 
+A function known at every point of a small space needs no sampling: `efron_stein_energies`, `energy_stability`.
+
 The space fixes the noise: `Cube` flips bits and `GaussianSpace` mixes, both at a correlation `rho`; `Tokens` keeps or
 resamples with a probability `keep`. Every measured number is an `Estimate`.
 """
@@ -40,6 +42,7 @@ from nslab.stability.prompt_stability import PromptStability
 from nslab.stability.prompts import OverPrompts
 from nslab.stability.replacement import TotalInfluence, discrete_influence, total_influence
 from nslab.stability.spaces import Cube, GaussianSpace, Space, Tokens
+from nslab.stability.tabulated import efron_stein_energies, energy_sensitivity, energy_stability
 from nslab.stability.tails import TailComparison, implied_degree, tail_comparison
 from nslab.stability.text import embedding_stability, text_stability
 
@@ -61,7 +64,10 @@ __all__ = [
     "best_tail_bound",
     "concentration_degree",
     "discrete_influence",
+    "efron_stein_energies",
     "embedding_stability",
+    "energy_sensitivity",
+    "energy_stability",
     "geometric_influence",
     "geometric_influence_by_layer",
     "gradient_energy",
