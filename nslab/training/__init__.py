@@ -1,26 +1,72 @@
-"""A compact training loop: AdamW, schedules, clipping, penalties, evaluation, exact resume, data parallel.
+"""Training: one network at a time with `Trainer`, or many small ones as one program with `EnsembleTrainer`.
 
     config = TrainingConfig(steps=1000, batch=32, learning_rate=1e-3, warmup=100)
     trainer = Trainer(model, config, TextBatches(ids, context=128, batch=32), penalties=[(0.1, penalty)])
     trainer.run(log=log)
 
 Inside `with join_processes():` the processes that `torchrun` started share each batch.
+
+    network = QuadraticNetwork(ModularArithmetic(31), width=128)
+    members = stack_members([network.initial(torch.Generator().manual_seed(seed)) for seed in range(5)])
+    config = EnsembleConfig(steps=700, learning_rate=1e-2, weight_decay=1.0)
+    trainer = EnsembleTrainer(network, members, config, x, y, measure=PairMeasures(network.task, splits))
+    trainer.run(log=log)
+
+An ensemble's members differ in seed, data, learning rate, decay and penalties. The measures see them at checkpoints;
+`lead_lag` and its kin say what happened when.
 """
 
+from nslab.training.ensemble import EnsembleTrainer
+from nslab.training.ensemble_settings import EnsembleConfig, cross_entropy_each, hinge_each
+from nslab.training.milestones import (
+    Lead,
+    LeadLag,
+    decay_clock,
+    first_passage,
+    halfway,
+    last_passage,
+    lead,
+    lead_lag,
+)
+from nslab.training.pair_measures import PairMeasures
+from nslab.training.pair_networks import Look, QuadraticNetwork, stack_members, take_member
 from nslab.training.parallel import join_processes, process_count, process_rank
+from nslab.training.parity_measures import ParityMeasures
+from nslab.training.parity_networks import ReluNetwork
 from nslab.training.settings import TrainingConfig, learning_rate
+from nslab.training.table_transformer import TokenTableTransformer
 from nslab.training.text import TextBatches, cross_entropy, text_loss
 from nslab.training.trainer import Diverged, Trainer
 
 __all__ = [
     "Diverged",
+    "EnsembleConfig",
+    "EnsembleTrainer",
+    "Lead",
+    "LeadLag",
+    "Look",
+    "PairMeasures",
+    "ParityMeasures",
+    "QuadraticNetwork",
+    "ReluNetwork",
     "TextBatches",
+    "TokenTableTransformer",
     "Trainer",
     "TrainingConfig",
     "cross_entropy",
+    "cross_entropy_each",
+    "decay_clock",
+    "first_passage",
+    "halfway",
+    "hinge_each",
     "join_processes",
+    "last_passage",
+    "lead",
+    "lead_lag",
     "learning_rate",
     "process_count",
     "process_rank",
+    "stack_members",
+    "take_member",
     "text_loss",
 ]
