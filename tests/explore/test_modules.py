@@ -9,8 +9,11 @@ from nslab.explore.layers import layer_explorer
 from nslab.explore.modules import ASSETS, compare, module, parity
 from nslab.explore.plurality import plurality_vote
 from nslab.explore.predictions import predict
+from nslab.explore.recorded_runs import training_run
 from nslab.explore.selfcheck import choice_check, numeric_check
+from nslab.explore.training_in_page import live_training
 from nslab.explore.truthtable import truth_table
+from tests.explore.histories import made_up_run
 
 FIGURES = {  # every module of the package; `test_every_module_is_held_to_its_twin` sees to it
     "predict": predict(
@@ -29,6 +32,11 @@ FIGURES = {  # every module of the package; `test_every_module_is_held_to_its_tw
     "truth-table": truth_table(),
     "plurality vote": plurality_vote(),
     "layer-explorer": layer_explorer(),
+    "live training": live_training(),
+    "training-run": training_run(
+        [made_up_run(), made_up_run(11, 5, 9, attention=True), made_up_run(p=6, train=None)],
+        discovery="Last, the rest.",
+    ),
     "self-check, a number": numeric_check(
         label="Total influence of parity on 8 bits",
         answer=8.0,
