@@ -8,8 +8,11 @@ from nslab import records, reruns
 
 NEEDED = {
     "char-gpt": ["shakespeare"],
+    "grokking": [],
+    "grokking-phase": [],
     "layer-moments": [],
     "minimal-pairs": ["smollm2-135m"],
+    "parity": [],
     "random-networks": [],
     "who-matters": ["shakespeare"],
 }
