@@ -114,7 +114,8 @@ class EnsembleTrainer:
         """Train until all members have left, or to the last step, or to the first evaluation at or after `until`.
 
         Args:
-            log: gets one `record(step, ...)` an evaluation.
+            log: gets one `record(step, ...)` an evaluation, with tensors that later evaluations write into: a `RunLog`
+                copies them, and so must a recorder of yours.
             save: called with `state()` after every `save_every`-th evaluation, and at the end.
             save_every: a number of evaluations.
             progress: called as `progress(step, steps, text)` after each evaluation.

@@ -129,8 +129,8 @@ class TokenTableTransformer:
     def module(self, weights: Weights) -> nn.Module:
         """One member as a plain module: nslab's `Transformer` over all three positions, read at the last.
 
-        Its `network` is the `Transformer`, ready for everything in nslab that takes one. Attention's biases, which this
-        network does not have, are zero there and frozen.
+        Its `network` is the `Transformer`, ready, after `eval()`, for everything in nslab that takes one. Attention's
+        biases, which this network does not have, are zero there and frozen.
         """
         return _ThreePositions(self, weights)
 
