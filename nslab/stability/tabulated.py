@@ -76,6 +76,8 @@ def energy_stability(energies: Float[Tensor, "*batch subsets"], keep: Scalar) ->
 
     Errors: `ValueError` when `keep` is outside [0, 1], or the last axis of the energies has no length 2**inputs.
 
+    Source: O'Donnell, Analysis of Boolean Functions (2014), section 8.3.
+
     >>> energy_stability(torch.tensor([0.0, 0.0, 0.0, 1.0]), torch.tensor([0.5, 0.9]))
     tensor([0.2500, 0.8100])
     """
@@ -100,6 +102,8 @@ def energy_sensitivity(energies: Float[Tensor, "*batch subsets"]) -> Float[Tenso
     the sum of the chances that drawing an input anew changes the answer.
 
     Errors: `ValueError` when the last axis has no length 2**inputs.
+
+    Source: O'Donnell, Analysis of Boolean Functions (2014), section 8.3.
 
     >>> energy_sensitivity(torch.tensor([9.0, 4.0, 0.0, 1.0])).item()
     6.0

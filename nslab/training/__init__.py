@@ -6,14 +6,20 @@
 
 Inside `with join_processes():` the processes that `torchrun` started share each batch.
 
-    network = QuadraticNetwork(ModularArithmetic(31), width=128)
-    members = stack_members([network.initial(torch.Generator().manual_seed(seed)) for seed in range(5)])
+    task = ModularArithmetic(31)
+    network = QuadraticNetwork(task, width=128)
+    splits = [split_pairs(task, 0.5, generator=torch.Generator().manual_seed(seed)) for seed in range(5)]
+    members = stack_members([network.initial(torch.Generator().manual_seed(100 + seed)) for seed in range(5)])
+    x = torch.stack([task.pairs[split.train] for split in splits])      # (members, rows, 2)
+    y = torch.stack([task.labels[split.train] for split in splits])     # (members, rows)
     config = EnsembleConfig(steps=700, learning_rate=1e-2, weight_decay=1.0)
-    trainer = EnsembleTrainer(network, members, config, x, y, measure=PairMeasures(network.task, splits))
-    trainer.run(log=log)
+    trainer = EnsembleTrainer(network, members, config, x, y, measure=PairMeasures(task, splits))
+    trainer.run(log=log, save=log.save)
+    trainer.generalised_at                                              # steps, one a member
 
-An ensemble's members differ in seed, data, learning rate, decay and penalties. The measures see them at checkpoints;
-`lead_lag` and its kin say what happened when.
+An ensemble's members differ in seed, data, learning rate, decay and the weights of penalties. The measures see them at
+checkpoints; `lead_lag` and its kin say what happened when. What a network of your own needs says
+`pair_networks.EnsembleNetwork`, with an example.
 """
 
 from nslab.training.ensemble import EnsembleTrainer
@@ -29,7 +35,7 @@ from nslab.training.milestones import (
     lead_lag,
 )
 from nslab.training.pair_measures import PairMeasures
-from nslab.training.pair_networks import Look, QuadraticNetwork, stack_members, take_member
+from nslab.training.pair_networks import EnsembleNetwork, Look, QuadraticNetwork, stack_members, take_member
 from nslab.training.parallel import join_processes, process_count, process_rank
 from nslab.training.parity_measures import ParityMeasures
 from nslab.training.parity_networks import ReluNetwork
@@ -41,6 +47,7 @@ from nslab.training.trainer import Diverged, Trainer
 __all__ = [
     "Diverged",
     "EnsembleConfig",
+    "EnsembleNetwork",
     "EnsembleTrainer",
     "Lead",
     "LeadLag",

@@ -1,18 +1,10 @@
 """Many small networks trained as one program: each member has its own seed, data, learning rate, decay and penalty.
 
-    network = QuadraticNetwork(ModularArithmetic(31))
-    members = [network.initial(torch.Generator().manual_seed(seed)) for seed in range(5)]
-    trainer = EnsembleTrainer(network, stack_members(members), EnsembleConfig(steps=700, learning_rate=1e-2), x, y,
-                              measure=measures)
-    trainer.run(log=log, save=log.save)
-    trainer.generalised_at                                   # steps, one a member
-
-A member leaves when it has generalised, or when it diverges; the others go on, faster.
+A member leaves when it has generalised, or when it diverges; the others go on, faster. `nslab.training` has an example.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 
@@ -20,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nslab.protocols import Penalty, Recorder
-from nslab.training.ensemble_settings import EnsembleConfig, Rates, cross_entropy_each, each
+from nslab.training.ensemble_settings import EnsembleConfig, Rates, checked_each, cross_entropy_each, each, steadily
 from nslab.training.member_optimizers import AdamW, Sgd
 from nslab.training.pair_networks import EnsembleNetwork, Weights
 
@@ -37,13 +29,17 @@ class EnsembleTrainer:
         config: the settings.
         x: inputs, (members, rows, ...), one set a member.
         y: targets (members, rows).
-        loss: `loss(output, y)` gives one number a member.
+        loss: `loss(output, y)` gives one number a member, (members,). One for all is wrong, and may go unnoticed.
         penalties: pairs (weight, penalty); a weight is a number or a tuple with one a member. A penalty is called as
-            `protocols.Penalty` says, with the ensemble as the model, and returns one number a member. On a CPU it may
-            be asked for some members at a time; its noise then depends on which ones are there.
+            `penalty(model, x, output, generator=...)`, x (members, rows, ...) and output = model(x), and returns one
+            number a member, where `protocols.Penalty` has a scalar. On a CPU it may be asked for some members at a
+            time; its noise then depends on which ones are there.
         measure: called at each evaluation as `measure(network, weights, members)` with the weights of the members
-            that are still there and their numbers; returns values with a leading members axis. `leave_at` needs
+            that are still there and their numbers; returns tensors with a leading members axis. `leave_at` needs
             "test_accuracy" among them.
+
+    On a CUDA device one update is recorded and replayed, so network and loss must not ask for a value, as `.item()`
+    does and an `if` on a tensor. With penalties, whose noises do ask, each update is launched anew.
 
     Attributes:
         weights: of all members: of those still there as of the last evaluation, of others as they left.
@@ -122,7 +118,7 @@ class EnsembleTrainer:
             until: stop early; a later `run()` goes on.
         """
         last = self.config.steps if until is None else min(until, self.config.steps)
-        with _steadily(self.config):
+        with steadily(self.config):
             if self.step == 0 and not self._held:
                 self._evaluate(log)
             while self.step < last and len(self.present):
@@ -167,11 +163,12 @@ class EnsembleTrainer:
         if other := [key for key in mine if theirs.get(key) != mine[key]]:
             found = ", ".join(f"{key} = {theirs.get(key)} (now {mine[key]})" for key in other)
             raise ValueError(f"state was made with {found}: resume with the same settings, or start anew")
-        shapes, given = (
-            {name: tuple(part.shape) for name, part in weights.items()} for weights in (self.weights, state["weights"])
+        mine, given = (
+            {name: (tuple(part.shape), str(part.dtype)) for name, part in weights.items()}
+            for weights in (self.weights, state["weights"])
         )
-        if shapes != given:
-            raise ValueError(f"state has weights {given} and the trainer {shapes}: give the same network and members")
+        if mine != given:
+            raise ValueError(f"state has weights {given} and the trainer {mine}: give the same network and members")
         state = copy.deepcopy(state)
         self.step = state["step"]
         self._clock.copy_(state["clock"])
@@ -207,10 +204,11 @@ class EnsembleTrainer:
             part = slice(int(members[0]), int(members[-1]) + 1)
             weights = {name: weight[part].requires_grad_() for name, weight in self._working.items()}
             output = self.network(weights, x[part])
-            terms = [self.loss(output, y[part])]
+            terms = [checked_each("loss", self.loss(output, y[part]), len(members))]
             total = terms[0].sum()
             for strength, penalty in zip(self._strength, self.penalties, strict=True):
-                terms.append(penalty(partial(self.network, weights), x[part], output, generator=noise))
+                term = penalty(partial(self.network, weights), x[part], output, generator=noise)
+                terms.append(checked_each("a penalty", term, len(members)))
                 total = total + (strength[part] * terms[-1]).sum()
             found = torch.autograd.grad(total, list(weights.values()))
             for gradient, one in zip(self._gradients, found, strict=True):
@@ -236,8 +234,8 @@ class EnsembleTrainer:
         return max(1, CACHE // (rows * self.network.units * self.dtype.itemsize))
 
     def _advance(self, steps: int) -> None:
-        if self.device.type == "cuda" and self._graph is None:
-            self._capture()
+        if self.device.type == "cuda" and self._graph is None and not self.penalties:
+            self._capture()  # a penalty may look at values, as nslab's noises do, which a graph cannot record
         for _ in range(steps):
             self._graph.replay() if self._graph else self._update()
         self.step += steps
@@ -325,22 +323,6 @@ class EnsembleTrainer:
         if len(given) not in (1, self.members):
             raise ValueError(f"{name} has {len(given)} numbers for {self.members} members: give one, or one a member")
         return torch.tensor(given, dtype=self.dtype, device=self.device).expand(self.members).contiguous()
-
-
-@contextmanager
-def _steadily(config: EnsembleConfig) -> Iterator[None]:
-    """One thread and no denormal numbers on a CPU (decay makes them, and they are slow); strict products on a GPU."""
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    torch.set_flush_denormal(True)
-    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_flush_denormal(False)
-        torch.set_float32_matmul_precision(precision)
 
 
 def _plain(value: object) -> object:

@@ -1,10 +1,12 @@
 """The settings of an ensemble's training, and losses that give one number a member."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,14 +22,16 @@ class EnsembleConfig:
         steps: updates at most.
         learning_rate: one for all, or a tuple with one a member.
         weight_decay: as the learning rate. AdamW's decay is decoupled, that of "sgd" is coupled; both act on all
-            weights, biases included.
+            weights, biases included, and multiply them by 1 - rate * decay a step. The default is for AdamW at small
+            rates; with "sgd" at rate 1 it would erase the weights.
         optimizer: "adamw" or "sgd" (no momentum).
         betas: AdamW's averaging rates of the gradient and of its square.
         epsilon: what AdamW adds to the root of the mean square.
         warmup: steps in which the learning rate climbs linearly from 0 to its value, where it stays.
         batch: rows drawn for each member and step, with replacement; None takes all rows at every step.
         evaluate_every: steps between two evaluations.
-        leave_at: a member leaves when this test accuracy is reached; None keeps all to the end.
+        leave_at: a member leaves when this test accuracy is reached; None keeps all to the end, and so do measures
+            without "test_accuracy".
         linger: evaluations that a member stays after it has reached `leave_at`.
         seed: fixes the batches and the noise of penalties.
         threads: of the CPU, during `run`; None leaves what is set. Small matrices are slower with more.
@@ -91,3 +95,26 @@ def hinge_each(output: Float[Tensor, "members rows"], y: Shaped[Tensor, "*member
 def each(value: object) -> Sequence:
     """A tuple or list as it is, anything else as a tuple of one."""
     return value if isinstance(value, tuple | list) else (value,)
+
+
+def checked_each(name: str, value: Tensor, members: int) -> Tensor:
+    """The value, if it is one number a member. Errors: `ValueError` naming what gave it."""
+    if value.shape != (members,):
+        raise ValueError(f"{name} gave shape {tuple(value.shape)} for {members} members: return one number a member")
+    return value
+
+
+@contextmanager
+def steadily(config: EnsembleConfig) -> Iterator[None]:
+    """One thread and no denormal numbers on a CPU (decay makes them, and they are slow); strict products on a GPU."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)
+    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
+        torch.set_float32_matmul_precision(precision)

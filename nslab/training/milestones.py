@@ -1,6 +1,7 @@
 """When something happens in a training: first passages, and whether one measure moves before another.
 
-`lead_lag` asks whether noise stability leads or lags generalisation, by rules that are fixed before the data.
+`lead_lag` asks whether noise stability leads or lags generalisation, by rules that are fixed before the data. Where
+no source is named, a definition is ours.
 """
 
 from collections.abc import Sequence

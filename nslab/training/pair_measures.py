@@ -36,11 +36,11 @@ class PairMeasures:
 
     Args:
         task: the pairs and their labels.
-        splits: which pairs each member of the ensemble trains on, one a member.
+        splits: which pairs each member of the ensemble trains on, one a member, those that leave early included.
 
     A call takes a network with `look` (`QuadraticNetwork`, `TokenTableTransformer`, or one of yours whose outputs begin
-    with those of the task), the weights of some members, and the numbers of these members in `splits`. It returns, with
-    the leading axis members:
+    with those of the task; `look` gets pairs (rows, 2), shared by all members), the weights of some members, and the
+    numbers of these members in `splits`. It returns, with the leading axis members:
 
     - train_loss, test_loss: mean cross-entropy in nats, over all outputs; down to 1e-38 where the network is sure.
     - train_accuracy, test_accuracy; mirrored_accuracy, unseen_accuracy: the two groups of test pairs apart. NaN where a
@@ -60,16 +60,17 @@ class PairMeasures:
     - correct (members, ceil(rows / 8)), uint8: one bit a pair, the highest first, set where the answer is right.
       `numpy.unpackbits(correct, axis=-1, count=rows)` gives them back.
 
-    The last four groups take the group coordinate `task.logarithms`. Multiplication and division have none for the
-    token 0: pairs that hold it, and its logit, are left out of them. Where the task has no such coordinate (a composite
-    modulus) spectrum, fourier_share and the neurons' frequencies are absent.
+    The spectrum and the neurons' frequencies take the group coordinate `task.logarithms`. Multiplication and division
+    have none for the token 0: pairs that hold it, and its logit, are left out of these. Where the task has no such
+    coordinate (multiplication, composite modulus) spectrum, fourier_share and the two of the neurons are absent.
 
     How to read it: test accuracy counts answers, all or none. The energies and the spectrum move while no answer has
     changed yet; whether they move *before* it is the question of `milestones.lead_lag`. A fourier_share near 1 says
     that the logits are a function of the distance to the label alone, as those of a generalising solution, and also
     those of any other function of the label.
 
-    Errors: `ValueError` for no splits, or one made for another task.
+    Errors: `ValueError` for no splits, or one with another number of rows than the task. That a split with as many
+    rows was made for this very task is not checked, nor that there is one for each member.
 
     Source: ours. The measures restricted to frequencies follow the idea of Nanda et al. (2023), arXiv 2301.05217, and
     are not theirs; exact energies of a network on all pairs, the noise stability of arXiv 2602.08287.
@@ -100,6 +101,8 @@ class PairMeasures:
     @torch.no_grad()
     def __call__(self, network: Inspectable, weights: Weights, members: list[int]) -> dict[str, Tensor]:
         """The measures of the weights of some members, whose numbers in `splits` are `members`."""
+        if max(members, default=0) >= (splits := len(self._tables["train"])):
+            raise ValueError(f"there are {splits} splits, and none for member {max(members)}: give one split a member")
         device = next(iter(weights.values())).device
         self._tables = {name: table.to(device) for name, table in self._tables.items()}  # moves once
         widest = max(self.task.outputs, *(weight.shape[-1] for weight in weights.values()))

@@ -38,8 +38,26 @@ class Look:
 class EnsembleNetwork(Protocol):
     """What `EnsembleTrainer` trains: anything that draws one member's weights and runs the weights of many.
 
+    A network of yours needs no base class:
+
+        @dataclass(frozen=True)
+        class Linear:
+            bits: int
+            units: int = 1
+
+            def initial(self, generator):
+                return {"slope": torch.randn(self.bits, generator=generator)}
+
+            def __call__(self, weights, x):  # slope (members, bits); x (members, rows, bits) or (rows, bits)
+                return (x @ weights["slope"].unsqueeze(2)).squeeze(2)  # (members, rows)
+
+    It must not count on the number of members: it is called for those that are still there, and for some at a time.
+    Every weight must have a part in the outputs, or there is no gradient and torch refuses. Rows of the outputs belong
+    to rows of x, and members never mix. `PairMeasures` needs `look` besides; the trainer itself calls neither `initial`
+    nor `module`.
+
     Attributes:
-        units: hidden units, from which the trainer sees how many members fit into the cache together.
+        units: hidden units, at least 1, from which the trainer sees how many members fit into the cache together.
     """
 
     units: int
@@ -88,6 +106,10 @@ class QuadraticNetwork:
 
     task: ModularArithmetic
     width: int = 128
+
+    def __post_init__(self):
+        if self.width < 1:
+            raise ValueError(f"width is {self.width}: give at least 1 hidden unit")
 
     @property
     def units(self) -> int:

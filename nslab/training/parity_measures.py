@@ -32,7 +32,7 @@ class ParityMeasures:
         task: which bits matter.
         train: inputs ±1 and labels ±1 on the device of the weights: x (rows, bits) and y (rows,) shared by all
             members, or with a leading members axis, one set a member.
-        test: as `train`, fresh points.
+        test: as `train`, fresh points, at least 2: with one there are no standard errors (NaN).
         rho: correlations of a bit with its twin, in [-1, 1].
         twins: how many of the test points have a twin at each rho, for the stability; all, where there are fewer.
         flips: how many of the test points have each of their bits flipped in turn, for the sensitivity, which
@@ -88,9 +88,9 @@ class ParityMeasures:
                 )
         if not len(rho):
             raise ValueError("rho is empty: give at least one correlation of a bit with its twin, for example [0.9]")
-        for name, points in (("twins", twins), ("flips", flips)):
+        for name, points in (("twins", twins), ("flips", flips), ("test", test[0].shape[-2])):
             if points < 2:
-                raise ValueError(f"{name} is {points}: give at least 2 test points, without which there is no error")
+                raise ValueError(f"{name} has {points} points: give at least 2, without which there is no error")
         self.task, self.first, self.rho = task, first, tuple(rho)
         self.train, self.test, self.initial = train, test, initial
         x = test[0]

@@ -26,6 +26,11 @@ class ReluNetwork:
     bits: int
     width: int = 200
 
+    def __post_init__(self):
+        for name in ("bits", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
+
     @property
     def units(self) -> int:
         """Hidden units."""

@@ -78,17 +78,48 @@ def test_normalised_stability_comes_down_while_the_network_memorises(names):
             goal = frame["target beside raw S(r)"][0, 1]
             known = frame["normalised S(r)/S(1) at ^"][0, 1]
             assert normal[0] > 0.88
-            assert (normal > goal - 0.02).all(), "from above"
+            assert (normal > goal - (1e-6 if run.startswith("MLP") else 1e-3)).all(), "the target is the floor"
             assert (normal[0] - known) / (normal[0] - goal) > 0.85, "nearly all of its way"
             assert raw[0] < 0.6 * goal
             assert (raw < goal + 0.01).all(), "from below"
             assert ("raw S(r) at v" in frame) == ("no decay" not in run)
-    assert min(names["WAYS"].values()) > 85
+    assert min(names["WAYS"], key=names["WAYS"].get) == "mlp-31-slow"
+    assert names["WAYS"]["mlp-31-slow"] > 75
+    for name, p in (("mlp-31", 31), ("transformer-53", 53)):  # the excess over the floor, at keep 1/2
+        steps, energies = names["series"](name, "energies")
+        constant, first, second, both = energies[np.searchsorted(steps, names["told"](name)["memorised_at"][0]), 0]
+        whole = constant + first + second + both
+        unsure, alone = 0.75 * (constant / whole - 1 / p), 0.25 * (first + second) / whole
+        normal = (constant + (first + second) / 2 + both / 4) / whole
+        assert unsure + alone == pytest.approx(normal - names["ModularArithmetic"](p).stability(0.5).item(), abs=1e-5)
+        assert min(unsure, alone) > 0.25 * (unsure + alone)
     assert names["WAYS"]["mlp-31-no-decay"] > min(names["WAYS"].values())
     assert np.max(names["series"]("mlp-31-no-decay", "test_accuracy")[1]) < 0.05
     steps, unseen = names["series"]("transformer-53-unordered-half", "unseen_accuracy")
     early = unseen[(steps >= 50) & (steps <= 1000), 0]
     assert early.max() < 0.02, "nearly as stable as the task for a thousand steps, and wrong"
+
+
+def test_of_the_pairs_seen_in_neither_order_few_are_right_when_the_training_pairs_are_known(names):
+    for name in names["WATCHED"].values():
+        steps, unseen = names["series"](name, "unseen_accuracy")
+        assert unseen[np.searchsorted(steps, names["told"](name)["memorised_at"][0]), 0] < 0.1
+
+
+def test_transformers_that_wait_long_meet_the_edge_of_precision_and_jump(names):
+    for name in ("transformer-53-unordered-half", names["CANONICAL"]):
+        if name:
+            steps, losses = names["series"](name, "train_loss")
+            for seed, left in enumerate(names["told"](name)["left_at"]):
+                own = losses[steps <= left, seed]
+                assert 1e-7 < own.min() < 5e-7
+                assert (own[1:] > 10 * own[:-1]).any()
+    assert names["series"]("mlp-31-no-decay", "train_loss")[1].min() < 1e-7
+    if names["CANONICAL"]:
+        steps, unseen = names["series"](names["CANONICAL"], "unseen_accuracy")
+        for seed, late in enumerate(names["told"](names["CANONICAL"])["generalised_at"]):
+            assert steps[np.argmax(unseen[:, seed] > 0.05)] > late / 2, "most of the wait is silence"
+    assert names["series"]("mlp-31-slow", "train_loss")[1].min() > 1e-6
 
 
 def halves(figure, clock, rate, decays):
@@ -123,6 +154,7 @@ def test_the_norm_falls_in_the_transformer_and_stays_in_the_mlp(names):
 
     assert kept("transformer-53") < 0.85
     assert 0.9 < kept("mlp-31") < 1.1
+    assert 1.2 < kept("mlp-31-slow") < 1.3
 
 
 def test_patience_pays_for_little_decay_and_not_for_few_pairs(names):
@@ -196,6 +228,11 @@ def test_stability_leads_here_and_lags_there_and_the_losses_lead(names):
             assert abs(last.mean) < 0.5 * quarter.mean, "about level later"
         quarter, _, last = names["lead_of"](run, "Fourier share", 0.5).first
         assert quarter.mean > last.mean
+    assert "leads" not in {raw for raw, _ in names["BESIDE"].values()}
+    assert [run for run, (_, normal) in names["BESIDE"].items() if normal == "leads"] == ["MLP, p = 31, slow"]
+    assert "lags" not in {
+        answer(run, "normalised stability", keep) for run in names["ASKED"] for keep in names["KEEPS"]
+    }
     drawn = names["who_first"].data(run="MLP, p = 97", keep=0.5)
     assert drawn["raw stability, a half"][0, 0] < 0 < drawn["training loss, a half"][0, 0]
 
@@ -221,11 +258,13 @@ def test_relevant_bits_stand_out_while_answers_are_near_a_guess(names):
     hidden = (line["test accuracy"][:, 1] < 0.7) & (line["test accuracy"][:, 0] > 0.4)
     assert line["stability"][hidden, 1].mean() < 0.9**3 - 0.03, "below its line until the answers come"
     near = names["needle"].data(step=0, rho=0.7)["stability"][hidden, 1]
-    assert abs(near.mean() - 0.7**3) < 0.05, "close to the line all the while"
+    assert abs(near.mean() - 0.7**3) < 0.05, "close to the line before the answers are right"
     assert names["halves"]["movement"] < names["halves"]["accuracy"] < names["halves"]["share"]
     assert np.mean(names["restless"]) > 3.5
 
 
 def test_the_formula_of_the_saving(names):
     assert names["ratio"] == pytest.approx(3.91, abs=0.01)
+    assert names["whole"] / names["merged"] == pytest.approx(4.575, abs=0.01)
+    assert names["whole"] / (names["merged"] + names["shared"] / 3830) == pytest.approx(4.37, abs=0.02)
     assert names["SparseParity"](40, 3).stability(0.5).item() == pytest.approx(0.125)

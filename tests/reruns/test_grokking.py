@@ -148,6 +148,11 @@ def test_an_empty_train_or_test_set_is_refused_before_training(tmp_path, monkeyp
         perform(tmp_path, dataclasses.replace(CONFIG, fraction=fraction))
 
 
+def test_no_setting_at_all_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="settings is empty: give some of mlp-23"):
+        perform(tmp_path, dataclasses.replace(CONFIG, settings=()))
+
+
 def test_unknown_settings_are_refused_with_the_nearest():
     with pytest.raises(ValueError, match="unknown key 'setings': did you mean 'settings'"):
         changed(grokking.PRESETS["laptop"], ["setings=mlp-31"])
@@ -158,8 +163,8 @@ def test_unknown_settings_are_refused_with_the_nearest():
 
 
 def test_what_is_no_phenomenon_is_said():
-    grown = {"memorised_at": [50, 25], "generalised_at": [400, 500]}
-    settings = {"mlp-31": grown, "mlp-31-no-decay": grown | {"generalised_at": [None, None]}}
+    grown = {"memorised_at": [50, 25], "generalised_at": [400, 500], "weight_decay": 1.0}
+    settings = {"mlp-31": grown, "mlp-31-no-decay": grown | {"generalised_at": [None, None], "weight_decay": 0.0}}
     assert grokking.phenomenon({"settings": settings}) is None
     for name, steps, said in [
         ("mlp-31", [400, None], "mlp-31: every network at 99% test accuracy; 1 of 2 are not"),

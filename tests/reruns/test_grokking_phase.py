@@ -133,6 +133,9 @@ def test_phases_follow_from_two_steps_and_the_last_accuracy():
         ({"clock_decays": (1.0, 0.0)}, "clock_decays has 0.0: give positive numbers"),
         ({"efoldings": 0.0}, "efoldings is 0.0: give a positive number"),
         ({"moduli": (31, 2)}, "modulus"),
+        ({"clock_rates": ()}, "clock_rates is empty: give at least one"),
+        ({"steps": 0}, "steps is 0: give at least 1"),
+        ({"width": 0}, "width is 0: give at least 1 hidden unit"),
     ],
 )
 def test_bad_settings_are_refused_before_training(tmp_path, monkeypatch, changes, said):

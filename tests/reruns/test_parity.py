@@ -132,6 +132,8 @@ def test_settings_take_changes_and_unknown_keys_are_refused_with_the_nearest():
         ({"label_noise": 0.5}, "label_noise is 0.5"),
         ({"test": 0}, "samples is 0: draw at least 1"),
         ({"steps": 0}, "steps is 0: give at least 1"),
+        ({"settings": ()}, "settings is empty: give some of 20-3"),
+        ({"width": 0}, "width is 0: give at least 1"),
     ],
 )
 def test_bad_settings_are_refused_before_training(tmp_path, monkeypatch, changes, said):

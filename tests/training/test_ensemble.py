@@ -247,12 +247,13 @@ def test_each_device_trains_the_plain_module(name, device):
             torch.testing.assert_close(outputs[member], expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("penalties", [(), ((0.1, noisy),)], ids=["plain", "penalty"])
 @pytest.mark.parametrize("batch", [None, 5])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_updates_replayed_from_a_graph_are_the_updates(name, batch, device, monkeypatch):
-    """On a GPU one update is recorded, and again after a member has left; on a CPU none is. Noise is drawn anew."""
+def test_updates_replayed_from_a_graph_are_the_updates(name, batch, penalties, device, monkeypatch):
+    """On a GPU one update is recorded, and again after a member has left; on a CPU none is, nor with penalties."""
     network, captured = NETWORKS[name], []
-    settings = {"steps": 25, "learning_rate": RATES, "warmup": 12, "batch": batch, "penalties": [(0.1, noisy)]}
+    settings = {"steps": 25, "learning_rate": RATES, "warmup": 12, "batch": batch, "penalties": penalties}
 
     def make():
         return ensemble(network, device=device, measure=Scripted({0: 1, 2: 3}), **settings)
@@ -264,9 +265,19 @@ def test_updates_replayed_from_a_graph_are_the_updates(name, batch, device, monk
     logs = History(), History()
     replayed.run(log=logs[0])
     stepped.run(log=logs[1])
-    assert captured == ([0, 5, 15] if device.type == "cuda" else [])
+    assert captured == ([0, 5, 15] if device.type == "cuda" and not penalties else [])
     assert replayed.left_at.tolist() == stepped.left_at.tolist() == [5, 25, 15]
     for (_, ours), (_, theirs) in zip(logs[0].entries, logs[1].entries, strict=True):
         for key in ours:
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-12, atol=1e-12)
-    assert (logs[0].entries[2][1]["penalty_0"] != logs[0].entries[1][1]["penalty_0"])[1]
+    if penalties:
+        assert (logs[0].entries[2][1]["penalty_0"] != logs[0].entries[1][1]["penalty_0"])[1]  # noise is drawn anew
+
+
+def test_a_loss_or_penalty_that_is_no_number_a_member_is_refused():
+    """A mean over all members would train each at a fraction of its learning rate, and let one spoil all."""
+    network = NETWORKS["quadratic"]
+    with pytest.raises(ValueError, match=r"loss gave shape \(\) for 3 members: return one number a member"):
+        ensemble(network, loss=lambda output, y: output.square().mean()).run()
+    with pytest.raises(ValueError, match=r"a penalty gave shape \(\) for 3 members"):
+        ensemble(network, penalties=[(0.1, lambda model, x, output, *, generator: output.square().mean())]).run()

@@ -289,3 +289,12 @@ def test_splits_of_another_task_are_refused():
         PairMeasures(task, [*splits_of(task, 1), *splits_of(ModularArithmetic(5), 1)])
     with pytest.raises(ValueError, match="splits is empty: give one split for each member"):
         PairMeasures(task, [])
+
+
+def test_a_member_without_a_split_is_refused():
+    task = ModularArithmetic(5)
+    network = QuadraticNetwork(task, 4)
+    splits = [split_pairs(task, 0.5, generator=torch.Generator().manual_seed(0))]
+    weights = stack_members([network.initial(torch.Generator().manual_seed(seed)) for seed in range(2)])
+    with pytest.raises(ValueError, match="there are 1 splits, and none for member 1: give one split a member"):
+        PairMeasures(task, splits)(network, weights, [0, 1])

@@ -191,6 +191,8 @@ def test_bad_input_is_refused_with_a_remedy():
         ParityMeasures(task, train=(x, y), test=(x, y), rho=())
     with pytest.raises(ValueError, match="rho"):
         ParityMeasures(task, train=(x, y), test=(x, y), rho=(1.5,))
+    with pytest.raises(ValueError, match="test has 1 points: give at least 2"):
+        ParityMeasures(task, train=(x, y), test=(x[:1], y[:1]))
     for name in ("twins", "flips"):
-        with pytest.raises(ValueError, match=f"{name} is 1: give at least 2"):
+        with pytest.raises(ValueError, match=f"{name} has 1 points: give at least 2"):
             ParityMeasures(task, train=(x, y), test=(x, y), **{name: 1})

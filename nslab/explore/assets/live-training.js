@@ -46,7 +46,7 @@ function runsTable(runs) {
   });
   return `<table class="ns-train-table"><thead><tr><th scope="col">run</th>${head}</tr></thead><tbody>${
     rows.join("")}</tbody></table>
-    <p class="ns-help">The first step at which so many are right, and in brackets t η λ.</p>`;
+    <p class="ns-help">The first step at which so many are right, and in brackets t&nbsp;η&nbsp;λ.</p>`;
 }
 
 function energyTable(energies, state) {

@@ -105,7 +105,7 @@ function pairPicture({ trained, right }, state, width) {
       : `M${x} ${y}m0 ${radius}a${radius} ${radius} 0 1 0 ${side} 0a${radius} ${radius} 0 1 0 ${-side} 0Z`;
   }
   let marks = paths.map((path, k) => `<path class="ns-train-${k > 1 ? "square" : "disc"}" fill-opacity="${
-    k % 2 ? 1 : 0.2}" d="${path}"/>`).join("");
+    k % 2 ? 1 : 0.28}" d="${path}"/>`).join("");
   for (let tick = 0; tick < p; tick += 5) {
     marks += text(left + (tick + 0.5) * size, top - 5, tick, `text-anchor="middle"`) +
       text(left - 5, top + (tick + 0.5) * size + 4, tick, `text-anchor="end"`);
@@ -148,6 +148,9 @@ const STYLE = `<style>
 .ns-module .ns-stage .ns-train-table thead th { color: var(--ns-quiet); vertical-align: bottom; }
 .ns-module .ns-train-runs .ns-train-table { table-layout: fixed; width: 100%; }
 .ns-module .ns-train-runs thead th:first-child { width: 34%; }
+.ns-module .ns-stage .ns-train-runs .ns-train-table tbody th:first-child { /* words below words */
+  padding-left: 2.3rem; text-indent: -2.3rem;
+}
 .ns-module .ns-train-table span { white-space: nowrap; }
 .ns-module .ns-train-table svg { display: inline-block; vertical-align: middle; margin-right: 0.5em; }
 .ns-train-train { fill: none; stroke: var(--ns-c1); stroke-width: 2.5; stroke-dasharray: 7 3; }

@@ -5,10 +5,11 @@ const QUANTITIES = {
   stability: "raw stability", normalised: "normalised stability", sensitivity: "average sensitivity",
 };
 const GROUPS = { train: "train", test: "test", mirrored: "mirrored", unseen: "unseen" };
-const LEFT = 50; // of every axis, so that the steps of two panels stand below one another
+const LEFT = 56; // of every axis, so that the steps of two panels stand below one another
 const RIGHT = 10;
 
 const percent = (share) => (share === null ? "none" : `${(100 * share).toFixed(1)} %`);
+const thousands = (count) => String(count).replace(/\B(?=(\d{3})+$)/g, ",");
 const place = (value) => +value.toFixed(1);
 const text = (x, y, content, rest = "") => `<text x="${place(x)}" y="${place(y)}" ${rest}>${content}</text>`;
 const tall = (x, y, content) =>
@@ -48,8 +49,8 @@ function history(run, index, { lines, level, most, name, told }, width, height) 
   const bottom = height - 38;
   const { y, ink } = yAxis(ticks(most, 5), { width, top: 8, bottom, name });
   const last = run.steps[run.steps.length - 1];
-  let marks = ink + ticks(last, width < 420 ? 4 : 6).filter((step) => step >= run.steps[0] && step <= last)
-    .map((step) => text(x(step), bottom + 17, step, `text-anchor="middle"`)).join("");
+  let marks = ink + ticks(last, width < 420 ? 5 : 6).filter((step) => step >= run.steps[0] && step <= last)
+    .map((step) => text(x(step), bottom + 17, thousands(step), `text-anchor="middle"`)).join("");
   marks += `<path class="ns-axis" d="M${LEFT} ${bottom}H${width - RIGHT}"/>`;
   marks += text((LEFT + width - RIGHT) / 2, height - 3, "step", `text-anchor="middle"`);
   const here = place(x(run.steps[index]));
@@ -117,7 +118,7 @@ function bloom(frame, run, tallest, width) {
 // The p x p pairs, full colour where the answer is right: a path for each group and shade, of strokes along the rows.
 function cellsPanel(frame, run, { apart }, width) {
   const p = run.modulus;
-  const side = Math.min(width - 30, 360);
+  const side = Math.min(width - 26, 360);
   const unit = Math.floor((side * devicePixelRatio) / p) / devicePixelRatio; // whole pixels of the screen
   const paths = Array.from({ length: 6 }, () => []);
   for (let a = 0; a < p; a++) {

@@ -49,13 +49,15 @@ export function compute({ runs, run: chosen, index, keep }) {
 // ---------------------------------------------------------------- drawing
 const PACE = 120; // milliseconds a checkpoint
 
+const stepOf = ({ step }, { steps }) => `${thousands(step)} of ${thousands(steps[steps.length - 1])}`;
+
 // The frame in words, three lines of them: read out, and shown.
 function words(frame, run, { keep, quantity, apart }) {
   const right = ([group, name]) => `${name} ${percent(frame[`${group}_accuracy`])}`;
   const [train, test, ...fine] = Object.entries(GROUPS).map(right);
   const name = QUANTITIES[quantity] + (quantity === "sensitivity" ? "" : ` at keep ${keep.toFixed(2)}`);
   return [
-    `Step ${frame.step} of ${run.steps[run.steps.length - 1]}: ${frame.folds.toFixed(2)} e-foldings of weight decay, ${
+    `Step ${stepOf(frame, run)}: ${run.weight_decay ? `${frame.folds.toFixed(2)} e-foldings of` : "no"} weight decay, ${
       ""}weight norm ${frame.weight_norm.toFixed(1)}.`,
     `Right answers: ${train}, ${test}${apart ? ` (${fine.join(", ")})` : ""}.`,
     `${name[0].toUpperCase()}${name.slice(1)}: ${frame[quantity].toFixed(3)}, target ${
@@ -100,7 +102,7 @@ const STYLE = `<style>
 .ns-run-bars { stroke: var(--ns-quiet); fill: none; }
 .ns-run-neurons { stroke: currentColor; stroke-width: 4; stroke-linecap: round; opacity: 0.6; }
 .ns-run-cell { stroke: var(--ns-run); stroke-width: 1; shape-rendering: crispEdges; }
-.ns-run-cell.ns-run-wrong { stroke-opacity: 0.2; }
+.ns-run-cell.ns-run-wrong { stroke-opacity: 0.28; }
 @media (max-width: 40rem) { /* one panel below the other */
   .ns-module .ns-run-panels { grid-template-columns: minmax(0, 1fr);
     grid-template-areas: "accuracy" "stability" "bloom" "cells"; }
@@ -133,7 +135,8 @@ export function render({ el, state, compute }) {
   const part = Object.fromEntries([...el.querySelectorAll("[data-part]")].map((node) => [node.dataset.part, node]));
   const said = el.querySelector(".ns-run-said");
   const places = [...state.starts]; // where the reader stands in each run
-  const tallest = state.runs.map((run) => Math.max(0.01, ...run.spectrum.flat()) / SPECTRUM_UNIT);
+  const tallest = (run) => Math.max(...state.runs.filter(({ modulus }) => modulus === run.modulus)
+    .flatMap(({ spectrum }) => spectrum.flat()), 0.01) / SPECTRUM_UNIT; // one scale for runs that may be compared
   let playing = null;
 
   const chosen = () => +part.run.value;
@@ -143,8 +146,8 @@ export function render({ el, state, compute }) {
       apart: part.apart.checked };
     places[chosen()] = view.index;
     const frame = compute({ runs: state.runs, run: chosen(), ...view });
-    part.index.nextElementSibling.textContent = `step ${frame.step}`;
-    part.index.setAttribute("aria-valuetext", `step ${frame.step} of ${run.steps[run.steps.length - 1]}`);
+    part.index.nextElementSibling.textContent = `step ${thousands(frame.step)}`;
+    part.index.setAttribute("aria-valuetext", `step ${stepOf(frame, run)}`);
     part.keep.nextElementSibling.textContent = view.keep.toFixed(2);
     part.keep.setAttribute("aria-valuetext", view.keep.toFixed(2));
     words(frame, run, view).forEach((line, k) => { said.children[k].textContent = line; });
@@ -158,12 +161,12 @@ export function render({ el, state, compute }) {
     const fine = view.apart ? ["mirrored", "unseen"] : [];
     show("accuracy", ["train", "test"].map((group) => swatch(group, GROUPS[group])).concat(
       fine.map((group) => swatch(`${group} ns-run-thin`, GROUPS[group]))), accuracyPanel, view);
-    const keys = [swatch("model", "model"), swatch("", "target", `<path class="ns-run-target" d="M1 6H23"/>`)];
+    const keys = [swatch("model", "network"), swatch("", "target", `<path class="ns-run-target" d="M1 6H23"/>`)];
     if (frame.attention) keys.push(swatch("attention", "attention"));
     if (view.quantity !== "sensitivity") keys.push(swatch("test ns-run-thin", "test accuracy"));
     show("stability", keys, stabilityPanel, view);
     show("bloom", [`bars: share of the logits’ energy, together ${percent(frame.fourier_share)}`,
-      "dots: neurons, by their share in one frequency"].map(note), bloom, tallest[chosen()]);
+      "dots: neurons, by their share in one frequency"].map(note), bloom, tallest(run));
     const groups = !run.train ? ["any"] : view.apart ? ["train", "mirrored", "unseen"] : ["train", "test"];
     show("cells", [...groups.map((group) => square(group, GROUPS[group] ?? "right")),
       note("pale: wrong")], cellsPanel, view);
