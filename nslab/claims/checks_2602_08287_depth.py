@@ -89,7 +89,7 @@ def attention_kills_raw_stability(gain: float = 0.7, bound: Callable[[float, int
     return settle(all(right), evidence, numbers, changed=True)
 
 
-def stability_intervals(intervals: Callable[..., MomentIntervals] = propagate_intervals, networks: int = 12) -> Verdict:
+def stability_intervals(intervals: Callable[..., MomentIntervals] = propagate_intervals, networks: int = 8) -> Verdict:
     """Reconstructed intervals around networks drawn here, of random W without a residual: hull, versions B and C."""
     rho = torch.tensor([0.4, 0.8], dtype=torch.float64)
     start, numbers, right = Moments.inputs(rho), {}, []
