@@ -17,11 +17,21 @@ Inside `with join_processes():` the processes that `torchrun` started share each
     trainer.run(log=log, save=log.save)
     trainer.generalised_at                                              # steps, one a member
 
+Penalties of either trainer, such as the noise-stability regulariser and what it is to be held against:
+
+    gamma, penalty = stability_regulariser(0.75, rho=0.25, vocabulary=31)
+    Trainer(..., penalties=[(gamma, penalty)])
+    EnsembleTrainer(..., penalties=[(gamma, each_member(penalty))])
+
+`nslab.training.acceleration` says by how much the one training is faster than the other, over paired seeds.
+
 An ensemble's members differ in seed, data, learning rate, decay and the weights of penalties. The measures see them at
 checkpoints; `lead_lag` and its kin say what happened when. What a network of your own needs says
 `pair_networks.EnsembleNetwork`, with an example.
 """
 
+from nslab.training.acceleration import Acceleration
+from nslab.training.control_penalties import EmbeddingNoisePenalty, L1Penalty, LabelSmoothingPenalty
 from nslab.training.ensemble import EnsembleTrainer
 from nslab.training.ensemble_settings import EnsembleConfig, cross_entropy_each, hinge_each
 from nslab.training.milestones import (
@@ -39,16 +49,29 @@ from nslab.training.pair_networks import EnsembleNetwork, Look, QuadraticNetwork
 from nslab.training.parallel import join_processes, process_count, process_rank
 from nslab.training.parity_measures import ParityMeasures
 from nslab.training.parity_networks import ReluNetwork
+from nslab.training.penalties import (
+    ConfidencePenalty,
+    RowPenalty,
+    SensitivityPenalty,
+    StabilityPenalty,
+    each_member,
+    stability_regulariser,
+)
 from nslab.training.settings import TrainingConfig, learning_rate
 from nslab.training.table_transformer import TokenTableTransformer
 from nslab.training.text import TextBatches, cross_entropy, text_loss
 from nslab.training.trainer import Diverged, Trainer
 
 __all__ = [
+    "Acceleration",
+    "ConfidencePenalty",
     "Diverged",
+    "EmbeddingNoisePenalty",
     "EnsembleConfig",
     "EnsembleNetwork",
     "EnsembleTrainer",
+    "L1Penalty",
+    "LabelSmoothingPenalty",
     "Lead",
     "LeadLag",
     "Look",
@@ -56,6 +79,9 @@ __all__ = [
     "ParityMeasures",
     "QuadraticNetwork",
     "ReluNetwork",
+    "RowPenalty",
+    "SensitivityPenalty",
+    "StabilityPenalty",
     "TextBatches",
     "TokenTableTransformer",
     "Trainer",
@@ -63,6 +89,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_each",
     "decay_clock",
+    "each_member",
     "first_passage",
     "halfway",
     "hinge_each",
@@ -73,6 +100,7 @@ __all__ = [
     "learning_rate",
     "process_count",
     "process_rank",
+    "stability_regulariser",
     "stack_members",
     "take_member",
     "text_loss",

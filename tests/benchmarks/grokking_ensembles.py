@@ -54,8 +54,16 @@ import torch
 from torch.nn.functional import cross_entropy, pad
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 torch.set_num_threads(1)
-heads, members, x, y = torch.load("given.pt")
+heads, members, x, y, gamma, keep = torch.load("given.pt")
 models, optimizers = [], []
+def loss(model, ids, labels):
+    logits = model(ids)[:, -1]
+    found = cross_entropy(logits, labels)
+    if gamma:
+        twins = torch.where(torch.rand(ids.shape) < keep, ids, torch.randint(tokens - 1, ids.shape))
+        twins[:, -1] = tokens - 1
+        found = found - gamma * (logits.softmax(1) * model(twins)[:, -1].softmax(1)).sum(1).mean()
+    return found
 for w in members:
     (tokens, d), hidden = w["tokens"].shape, w["input"].shape[1]
     model = HookedTransformer(HookedTransformerConfig(
@@ -84,7 +92,7 @@ for line in sys.stdin:
     start = time.process_time()
     for _ in range(int(line)):
         for model, optimizer, ids, labels in zip(models, optimizers, prompts, y):
-            cross_entropy(model(ids)[:, -1], labels).backward()
+            loss(model, ids, labels).backward()
             optimizer.step()
             optimizer.zero_grad()
     print(time.process_time() - start, flush=True)
@@ -102,7 +110,7 @@ def _canonical() -> Iterator[Row]:
     factorised, plain = flop_formulas(network)
     counted = {side: gigaflops(network, plain=side == "plain") for side in ("ours", "plain")}
     sides = {"ours": ensemble(network, *given, every=2), "plain": loop(network, *given)}
-    with _transformer_lens(network, *given) as lens:
+    with transformer_lens(network, *given) as lens:
         seconds = interleaved(sides | ({"lens": lens} if lens else {}), steps=2)
     what = f"{SEEDS} seeds of a transformer, p = 113"
     note = (
@@ -164,21 +172,26 @@ def train_pairs(task: ModularArithmetic, fraction: float, seeds: int, device: st
     return x.to(device), y.to(device)
 
 
-def ensemble(network, weights: dict[str, Tensor], x: Tensor, y: Tensor, every: int = 1, tf32: bool = False) -> Side:
+def ensemble(
+    network, weights: dict[str, Tensor], x: Tensor, y: Tensor, every: int = 1, tf32: bool = False, penalties=()
+) -> Side:
     """Our side: all seeds in one `EnsembleTrainer`, with an evaluation without measures after `every` steps."""
     config = EnsembleConfig(steps=10**6, learning_rate=1e-3, evaluate_every=every, leave_at=None, tf32=tf32, **ADAMW)
-    trainer = EnsembleTrainer(network, weights, config, x, y)
+    trainer = EnsembleTrainer(network, weights, config, x, y, penalties=penalties)
     return _timed(lambda steps: trainer.run(until=trainer.step + steps))
 
 
-def loop(network, weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Side:
+def plain_loss(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy."""
+    return F.cross_entropy(module(x), y)
+
+
+def loop(network, weights: dict[str, Tensor], x: Tensor, y: Tensor, loss: Callable = plain_loss) -> Side:
     """The plain side: one module a seed, in a Python loop."""
     modules = [network.module(take_member(weights, seed)) for seed in range(len(x))]
     trained = [[weight for weight in module.parameters() if weight.requires_grad] for module in modules]
     optimizers = [torch.optim.AdamW(each, lr=1e-3, fused=True, **ADAMW) for each in trained]
-    return _timed(
-        lambda steps: _train(modules, optimizers, x, y, lambda module, x, y: F.cross_entropy(module(x), y), steps)
-    )
+    return _timed(lambda steps: _train(modules, optimizers, x, y, loss, steps))
 
 
 def _train(modules, optimizers, x: Tensor, y: Tensor, loss: Callable, steps: int) -> None:
@@ -231,10 +244,18 @@ def gigaflops(network: TokenTableTransformer, *, plain: bool, device: str = "cpu
 
 
 @contextmanager
-def _transformer_lens(
-    network: TokenTableTransformer, weights: dict[str, Tensor], x: Tensor, y: Tensor
+def transformer_lens(
+    network: TokenTableTransformer,
+    weights: dict[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    gamma: float = 0,
+    keep: float = 1,
 ) -> Iterator[Side | None]:
-    """The peer in its own process, which trains when it is told to; None where it is not installed."""
+    """The peer in its own process, which trains when it is told to; None where it is not installed.
+
+    With gamma it also has the stability penalty, at twins whose operands are kept with probability `keep`.
+    """
     interpreter = os.environ.get("NSLAB_TRANSFORMER_LENS")
     if not interpreter:
         print("  TransformerLens: not timed; name an interpreter that has it in NSLAB_TRANSFORMER_LENS")
@@ -242,7 +263,7 @@ def _transformer_lens(
         return
     members = [take_member(weights, seed) for seed in range(len(x))]
     with tempfile.TemporaryDirectory() as folder:  # an empty one: nothing in it can shadow a module of the peer
-        torch.save((network.heads, members, x, y), Path(folder) / "given.pt")
+        torch.save((network.heads, members, x, y, gamma, keep), Path(folder) / "given.pt")
         with subprocess.Popen(
             [interpreter, "-c", PEER],
             stdin=subprocess.PIPE,
