@@ -24,7 +24,7 @@ PACKAGES = {
     "": ("torch", "numpy", "matplotlib", "ipywidgets", "jaxtyping", "typer", "rich", "safetensors", "filelock"),
     "lab": ("jupyterlab", "jupytext"),
     "book": ("jupyter-book", "sphinx-book-theme"),
-    "models": ("transformers", "accelerate", "gguf"),
+    "models": ("transformers", "accelerate", "gguf", "tokenizers"),
     "hub": ("datasets",),
     "test": ("pytest", "playwright"),
 }
