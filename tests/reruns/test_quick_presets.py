@@ -12,8 +12,11 @@ NEEDED = {
     "grokking-phase": [],
     "layer-moments": [],
     "minimal-pairs": ["smollm2-135m"],
+    "next-token": ["wikipedia"],
     "parity": [],
     "random-networks": [],
+    "regulariser": [],
+    "stable-char-gpt": ["shakespeare"],
     "who-matters": ["shakespeare"],
 }
 
