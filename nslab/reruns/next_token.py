@@ -1,8 +1,10 @@
 """Next-token prediction: does the stability regulariser save a tiny language model steps, and what else does it change?
 
-The network is the paper's as far as one digest tells it: 4 layers, width 30, 6 heads, 500 byte pairs, 1,000 training
-items, which we read as sequences of 64 tokens. The arms of one seed have the same initial weights and see the same
-batches; only the penalty differs. "plain-again" has no penalty and other batches: its distance from "plain" is luck.
+The network is the paper's as far as one digest tells it: 4 layers, width 30, 6 heads, a vocabulary of 500, 1,000
+training items. We read these as byte pairs and as sequences of 64 tokens; all else in the shape is ours. The arms of
+one seed have the same initial weights and see the same batches; only the penalty differs. "plain-again" has no penalty
+and other batches: its distance from "plain" is luck.
+
 gamma and rho of the paper's language model are not known to us: ours, 0.75 and 0.25, are those that a digest gives for
 modular addition. The learning rate is constant after the warm-up, since a schedule would have a say in when a threshold
 is passed.

@@ -1,8 +1,9 @@
 """stable-char-gpt: the twin of char-gpt that was also paid for answering noisy text as it answers the text itself.
 
-Shape, plays, seed and batches are char-gpt's; only the stability penalty is added, with characters drawn anew. The twin
-and the char-gpt of this package then stand side by side on the same held-out windows under the same noise: loss,
-calibration, and stability at every strength of the noise. The twin's weights are kept in half precision.
+Shape, plays, seed and batches are those of char-gpt at the same preset; only the stability penalty is added, with
+characters drawn anew. The twin and the char-gpt of this package then stand side by side on the same held-out windows
+under the same noise: loss, calibration, and stability at every strength of the noise. The char-gpt of this package is
+that of "laptop": at "full" the two differ in length and batches, too. The twin's weights are kept in half precision.
 """
 
 import hashlib

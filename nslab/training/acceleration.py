@@ -93,6 +93,9 @@ class Acceleration:
     def in_seconds(self, cost: float | int) -> "Acceleration":
         """The same in seconds: every ratio divided by the cost, the seconds of a changed step over a plain one.
 
+        How to read it: the cost counts as exact, and its own error is not in the interval. Call it once: a second call
+        divides again.
+
         Errors: `ValueError` for a cost that is not positive and finite.
         """
         if not 0 < cost < inf:

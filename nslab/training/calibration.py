@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
-SUM = 1e-3  # a distribution may be off by so much: half precision
+SUM = 1e-3  # a distribution may be off by so much, as in float16; in bfloat16 it is off by more
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,8 +76,8 @@ def test_arms_start_alike_see_the_same_batches_and_part_by_their_penalty_alone(e
     )
     record = records.perform(experiment, "quick", every, records=tmp_path)
     named = list(record.result["arms"])
-    assert named[:3] == ["plain", "paper-0", "paper-2"]
-    assert len(named) == 1 + 4 * 2
+    assert named[:4] == ["plain", "plain-again", "paper-0", "paper-2"]
+    assert len(named) == 2 + 4 * 2
     steps, plain = next_token.curves(record, "plain", "held_out_loss")
     assert steps.tolist() == [0, 1, 2, 3, 4, 5, 6]
     for arm in named:
@@ -85,11 +85,12 @@ def test_arms_start_alike_see_the_same_batches_and_part_by_their_penalty_alone(e
         first, loss = next_token.curves(record, arm, "loss")
         assert held_out[0] == plain[0]
         assert first[0] == 1
-        assert loss[0] == next_token.curves(record, "plain", "loss")[1][0]  # one batch, before any update
+        one_batch = loss[0] == next_token.curves(record, "plain", "loss")[1][0]  # before any update
+        assert one_batch == (arm != "plain-again")
         same = np.array_equal(held_out, plain)
         assert same == (arm == "plain" or arm.endswith("-0")), arm
     different = {next_token.curves(record, arm, "held_out_loss")[1][-1, 0] for arm in named}
-    assert len(different) == 5
+    assert len(different) == 6
 
 
 def test_a_run_cut_in_the_second_arm_goes_on_to_the_same_record(experiment, tmp_path, monkeypatch):
@@ -231,7 +232,7 @@ def test_what_is_missing_is_said():
 
 def test_impossible_configurations(experiment, tmp_path):
     cases = [
-        ({"arms": ("plain", "bold")}, "arms has 'bold': choose from plain, paper, confidence"),
+        ({"arms": ("plain", "bold")}, "arms has 'bold': choose from plain, plain-again, paper"),
         ({"arms": ("paper",)}, "add 'plain', whose losses are the thresholds"),
         ({"gammas": (-1.0,)}, "gammas has -1.0: give 0 or more"),
         ({"rhos": (2.0,)}, "rho is 2.0"),
@@ -249,6 +250,7 @@ def test_the_laptop_preset_has_the_digests_shape():
     assert next_token.PRESETS["full"].model == shape
     assert Counter(arm.kind for arm in next_token.arms(next_token.PRESETS["full"]).values()) == {
         "plain": 1,
+        "plain-again": 1,
         "paper": 9,
         "discourage": 9,
         "confidence": 3,

@@ -10,8 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from nslab import records, reruns
+from nslab.noise import Resample
 from nslab.records import changed
 from nslab.reruns import grokking, parity, regulariser
+from nslab.reruns._regulariser_arms import penalties as arm_penalties
 from nslab.reruns.regulariser import ARMS, SETTINGS
 from nslab.tasks import ModularArithmetic, SparseParity
 from nslab.training.pair_networks import QuadraticNetwork, take_member
@@ -31,7 +33,8 @@ CONFIG = regulariser.Config(
     gammas=(0.0, 0.75),
     rhos=(1.0,),
 )
-TOLERANCES = {"loop": 2e-3}  # of a loss, an accuracy or a norm after some dozen steps in single precision
+# Of a loss, an accuracy or a norm after some dozen steps in single precision; four standard deviations of 40,000 draws.
+TOLERANCES = {"loop": 2e-3, "share": 0.01}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -183,6 +186,57 @@ def test_without_noise_the_regulariser_rewards_confidence(tmp_path, monkeypatch)
             assert plain[milestone] == nothing[milestone]
 
 
+@pytest.mark.parametrize("orientation", [1, 0])
+def test_the_low_degree_arm_pays_energies_at_degree_0_and_1_alone(orientation):
+    """Twin: the ledger of energies, against all pairs with all their twins, each as often as it is drawn."""
+    p, keep = (
+        3,
+        5 / 8,
+    )  # of the paper's rho, 1/4: a token stays in six cases of eight, and becomes each other one in one
+    pairs = ModularArithmetic(p).pairs
+    x, twins = pairs.repeat_interleave(p * p, 0), pairs.repeat(p * p, 1)  # every pair with every twin: (p**4, 2)
+    often = torch.where(x == twins, 6, 1).prod(1)
+    x, twins = (part.repeat_interleave(often, 0)[None] for part in (x, twins))  # (1, rows, 2)
+    chances = torch.randn(p, p, p, generator=torch.Generator().manual_seed(0), dtype=torch.float64).mul(2).softmax(-1)
+
+    class Told(Resample):
+        def twin(self, x, generator=None):
+            return twins
+
+    def model(ids):
+        return chances[ids[..., 0], ids[..., 1]].log()
+
+    arm = dataclasses.replace(ARMS["low-degree-bonus"], orientation=orientation)
+    made = arm_penalties([arm], 1, noise=lambda rho: Told(rho, p), outputs="softmax", tables=())
+    paid = sum(weights[0] * penalty(model, x, model(x)).item() for weights, penalty in made)
+    nothing, first, second = (chances.mean(axes).square().sum(-1).mean().item() for axes in ((0, 1), 1, 0))
+    bonus = (1 - keep**2) * nothing + (keep - keep**2) * (first + second - 2 * nothing)
+    assert (arm.gamma, arm.rho) == (0.75, 0.25)
+    assert paid == pytest.approx((-1 if orientation else 1) * 0.75 * bonus)
+
+
+@pytest.mark.parametrize(
+    ("setting", "arm", "share"),
+    [
+        (PAIRS, "paper", 3 / 8 * 10 / 11),  # drawn anew with probability (1 - rho)/2, and one time in 11 as it was
+        (BITS, "paper", 3 / 8 / 2),  # of a drawn bit half are as they were
+        (BITS, "paper-parity", 19 / 40 / 2),
+    ],
+)
+def test_rho_becomes_the_noise_of_twins_once(setting, arm, share):
+    trainer = regulariser.ensemble(setting, [ARMS[arm]], 1, 0, torch.device("cpu"))
+    x, asked = trainer.x[:1, :1].expand(1, 20_000, -1), []
+
+    def model(twins):
+        asked.append(twins)
+        return torch.zeros(*twins.shape[:-1], 11) if setting is PAIRS else torch.zeros(twins.shape[:-1])
+
+    [penalty] = trainer.penalties
+    penalty(model, x, model(x), generator=torch.Generator().manual_seed(0))
+    changed = (asked[-1] != x[:, :1]).sum().item() / x.numel()  # rows that the noise spares are not asked
+    assert changed == pytest.approx(share, abs=TOLERANCES["share"])
+
+
 def test_cells_of_the_grid_are_runs_of_their_own_gamma(record):
     grid, arms = record.result["grid"], record.result["settings"]["pairs"]["arms"]
     assert (grid["setting"], grid["gammas"], grid["rhos"]) == ("pairs", [0.0, 0.75], [1.0])
@@ -227,7 +281,7 @@ def test_a_run_that_is_cut_ends_as_an_uninterrupted_one(record, tmp_path, monkey
     [
         (["settings=mlp-32"], "settings has 'mlp-32': choose from mlp-23, mlp-31"),
         (["settings="], "settings is empty: give some of mlp-23"),
-        (["arms=plain,papre"], "arms has 'papre': choose from plain, paper"),
+        (["arms=plain,papre"], "arms has 'papre': choose from plain, plain-again"),
         (["arms=paper"], "arms is paper: add plain, which all others are held against"),
         (
             ["settings=pairs", "arms=plain,paper-parity"],
