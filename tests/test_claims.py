@@ -35,6 +35,9 @@ from nslab.claims import State, Verdict
 def holds(): return Verdict(State.HOLDS, "All 5 are.", {"count": 5})
 def changed(): return Verdict(State.HOLDS_WITH_CHANGES, "All but 0.")
 def raises(): raise ZeroDivisionError("no numbers")
+def threads():
+    import torch
+    return Verdict(State.HOLDS, "So many.", {"threads": torch.get_num_threads()})
 def mute(): return "holds"
 not_callable = 3
 """
@@ -239,6 +242,19 @@ def test_a_damaged_record_is_an_error_that_names_it(record, tmp_path, write, nam
 
 
 # The claims of this repository
+
+
+@pytest.mark.parametrize("then", ["holds", "raises"])
+def test_checks_run_on_one_thread_and_give_the_others_back(write, then):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        other = ENTRY | {"id": "1234.5-other", "check": f"toy_checks:{then}"}
+        first, _ = examine(write(ENTRY | {"check": "toy_checks:threads"}, other))
+        assert first.verdict.numbers["threads"] == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_every_claim_of_the_book_has_a_state_and_is_quick():

@@ -1,10 +1,13 @@
 """Running checks: find what a claim names, call it, and hold the answer to the rules."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl
+
+import torch
 
 from nslab.claims.entries import Claim, ClaimError, load_folder
 from nslab.claims.verdicts import State, Verdict, compare
@@ -49,7 +52,8 @@ def examine(book: Path | str) -> list[Result]:
 
 def _examine(claim: Claim, book: Path) -> Result:
     try:
-        verdict = _find(claim, book)()
+        with _one_thread():
+            verdict = _find(claim, book)()
         if not isinstance(verdict, Verdict):
             raise ClaimError(f"it returned {type(verdict).__name__}: return a Verdict")
         if verdict.state is State.HOLDS_WITH_CHANGES and claim.changes is None:
@@ -57,6 +61,17 @@ def _examine(claim: Claim, book: Path) -> Result:
     except Exception as problem:  # a check may fail in any way, and each must reach the author
         return Result(claim, problem=f"claim {claim.id}: check {claim.check}: {type(problem).__name__}: {problem}")
     return Result(claim, verdict)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Checks are small: beside other work a second thread only waits, and waiting costs CPU time too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _find(claim: Claim, book: Path) -> Callable[[], Verdict]:
