@@ -9,6 +9,7 @@ import statistics
 import time
 
 import jupytext
+import numpy as np
 
 from nslab.explore import Explorer
 from nslab.explore.frames import draw_frame
@@ -64,7 +65,7 @@ def _pyplot(figure: Explorer, values: dict) -> None:
 
     with plt.rc_context({**RC, "figure.constrained_layout.use": True}):
         fig, axes = plt.subplots(figure.canvas.rows, figure.canvas.columns, figsize=figure.canvas.size)
-        figure.draw(axes, **values)
+        figure.draw(list(axes.flat) if isinstance(axes, np.ndarray) else axes, **values)
         fig.savefig(io.StringIO(), format="svg")
         plt.close(fig)
 
