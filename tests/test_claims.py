@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -255,6 +256,11 @@ def test_checks_run_on_one_thread_and_give_the_others_back(write, then):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_to_list_claims_needs_no_torch():
+    program = "import sys, nslab.claims; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_every_claim_of_the_book_has_a_state_and_is_quick():

@@ -171,8 +171,3 @@ def _exact(found: Acceleration) -> bool:
 
 def _logs(found: Acceleration) -> list[float]:
     return found.ratios[found.ratios.isfinite()].log().tolist()
-
-
-def not_run(what: str) -> Verdict:
-    """*Open*, for want of a record."""
-    return Verdict(State.OPEN, f"Not run yet: there is no record of {what} that can tell.")

@@ -16,7 +16,7 @@ from torch import Tensor
 from nslab import gaussian as gs
 from nslab import records
 from nslab.claims.checks_2602_08287_models import SPELLED
-from nslab.claims.verdicts import State, Verdict, settle
+from nslab.claims.verdicts import Verdict, not_run, settle
 from nslab.propagation import (
     Architecture,
     MomentIntervals,
@@ -175,7 +175,7 @@ def interval_tightness(shapes: Mapping[str, Shape] | None = None, told: str = "g
     if shapes is None:
         shapes, told, networks = read_shapes()
     if not shapes:
-        return Verdict(State.OPEN, "Not run yet: there is no record of random-networks that can tell.")
+        return not_run("random-networks")
     numbers, words, right = {}, [], []
     for name, one in shapes.items():
         ratio = np.median(one.width / (4 * one.spread), axis=-1)
@@ -239,7 +239,7 @@ def trained_networks(models: Mapping[str, Trained] | None = None) -> Verdict:
     """The recursion with measured gains and masses: its errors, beside that of the guess that nothing changes."""
     models = read_trained() if models is None else models
     if not models:
-        return Verdict(State.OPEN, "Not run yet: there is no record of layer-moments that can tell.")
+        return not_run("layer-moments")
     numbers, words, right = {}, [], []
     for name, one in models.items():
         start = np.abs(one.start - one.measured)[1:].mean()

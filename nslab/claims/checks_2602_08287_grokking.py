@@ -26,7 +26,7 @@ from nslab.claims.training_records import (
     sources,
     span,
 )
-from nslab.claims.verdicts import LEAST_SEEDS, State, Verdict, settle
+from nslab.claims.verdicts import LEAST_SEEDS, State, Verdict, not_run, settle
 from nslab.noise import paper_keep
 from nslab.reruns import grokking
 from nslab.tasks import ModularArithmetic, SparseParity
@@ -94,7 +94,7 @@ def stability_falls_to_target(runs: Mapping[str, Run] | None = None) -> Verdict:
         runs = read_grokking(KEEP) | {f"parity {name}": one for name, one in read_parity(FLIP).items()}
     learned = {name for name, one in runs.items() if bool(one.generalised.isfinite().any())}
     if not learned:
-        return _not_run("grokking or parity")
+        return not_run("grokking or parity")
     numbers, words, shown = {}, [], {}
     for reading, title in READINGS.items():
         ways, stuck, answers = {}, {}, {}
@@ -135,7 +135,7 @@ def decay_clock(result: Mapping | None = None, told: str = "given") -> Verdict:
     if result is None:
         record = next(published("grokking-phase"), None)
         if record is None:
-            return _not_run("grokking-phase")
+            return not_run("grokking-phase")
         result, told = record.result, source(record)
     numbers, words, right = {}, [], []
     for p in sorted({cell["modulus"] for cell in result["clock"]}):
@@ -178,7 +178,7 @@ def mirror_leak(runs: Mapping[str, Run] | None = None) -> Verdict:
     """Mirrored and unseen pairs when the train set is known, and the steps that three splits take."""
     runs = read_grokking(KEEP) if runs is None else runs
     if missing := [name for name in (MIXED, PAIRED, HALF, SEPARATE) if name not in runs]:
-        return _not_run(f"grokking with {names(missing)}")
+        return not_run(f"grokking with {names(missing)}")
     runs = {name: runs[name] for name in (MIXED, PAIRED, HALF, SEPARATE)}
     mirrored, unseen = (
         runs[MIXED].at(runs[MIXED].memorised, getattr(runs[MIXED], pairs)) for pairs in ("mirrored", "test")
@@ -210,7 +210,7 @@ def hidden_progress(runs: Mapping[str, ParityRun] | None = None) -> Verdict:
     """When the weights name the relevant bits, how good the answers are then, and what is half-way first."""
     runs = read_parity(FLIP) if runs is None else runs
     if not runs:
-        return _not_run("parity")
+        return not_run("parity")
     numbers, leads, right = {}, [], []
     accuracy, done, moved = [], [], []  # of every network
     for name, one in runs.items():
@@ -263,10 +263,6 @@ def _different_sums(one: grokking.Setting) -> float:
 
 def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
-
-
-def _not_run(what: str) -> Verdict:
-    return Verdict(State.OPEN, f"Not run yet: there is no record of {what} that can tell.")
 
 
 def _lead(name: str, lead: milestones.Lead) -> dict:

@@ -15,7 +15,7 @@ from torch import Tensor
 from nslab import boolean as bf
 from nslab import records
 from nslab.claims.checks_2602_08287 import RHOS, SLACK, TAIL_TABLE
-from nslab.claims.verdicts import State, Verdict, settle
+from nslab.claims.verdicts import State, Verdict, not_run, settle
 from nslab.estimate import bootstrap
 from nslab.stability import position_profile, share_above, smallest_to_largest, tokens_holding
 
@@ -72,7 +72,7 @@ def few_tokens(models: Models | None = None) -> Verdict:
     """
     models = {name: one for name, one in _given(models).items() if one.profiles.shape[1] >= LONG}
     if not models:
-        return _not_run()
+        return not_run("who-matters")
     numbers, words, few = {}, [], []
     for name, one in models.items():
         count = share_above(one.profiles).count.double()
@@ -99,7 +99,7 @@ def first_and_last(models: Models | None = None) -> Verdict:
     """Where the first and the last position stand in the mean profile, each prompt divided by its sum."""
     models = _given(models)
     if not models:
-        return _not_run()
+        return not_run("who-matters")
     numbers, words, largest = {}, [], []
     for name, one in models.items():
         mean = position_profile(one.profiles)
@@ -121,7 +121,7 @@ def never_zero(models: Models | None = None) -> Verdict:
     """The smallest ratio of the smallest to the largest influence within a prompt."""
     models = _given(models)
     if not models:
-        return _not_run()
+        return not_run("who-matters")
     ratios = {name: smallest_to_largest(one.profiles).min().item() for name, one in models.items()}
     words = [
         f"{_spelled(name)}: {ratio:.1e} over {len(models[name].profiles)} prompts" for name, ratio in ratios.items()
@@ -136,7 +136,7 @@ def tail_table_ours(models: Models | None = None) -> Verdict:
     """Markov's bound over the bound of stability, with one noise in both, against the smallest factor of Table 1."""
     models = {name: one for name, one in _given(models).items() if one.tails}
     if not models:
-        return _not_run()
+        return not_run("who-matters")
     least = min(sensitivity / stability for sensitivity, stability in TAIL_TABLE.values())
     numbers, words, below = {"least_of_table": least}, [], []
     for name, one in models.items():
@@ -173,10 +173,6 @@ def stability_is_not_sparsity(n: int = 12, largest: Callable[[Tensor], Tensor] =
 
 def _given(models: Models | None) -> Models:
     return read() if models is None else models
-
-
-def _not_run() -> Verdict:
-    return Verdict(State.OPEN, "Not run yet: there is no record of who-matters that can tell.")
 
 
 def _verdict(shown: bool, evidence: str, numbers: dict) -> Verdict:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nslab.claims.acceleration_records import above, below, beside, brief, counted, not_run, student
+from nslab.claims.acceleration_records import above, below, beside, brief, counted, student
 from nslab.claims.training_records import numbered, published, source, span
-from nslab.claims.verdicts import LEAST_SEEDS, State, Verdict, settle
+from nslab.claims.verdicts import LEAST_SEEDS, State, Verdict, not_run, settle
 from nslab.noise import paper_keep
 from nslab.records import Record
 from nslab.reruns.next_token import curves, paired

@@ -21,13 +21,12 @@ from nslab.claims.acceleration_records import (
     brief,
     counted,
     judged,
-    not_run,
     read_races,
     together,
 )
 from nslab.claims.checks_2602_08287 import SLACK
-from nslab.claims.training_records import names, numbered
-from nslab.claims.verdicts import Verdict, settle
+from nslab.claims.training_records import names, numbered, sources
+from nslab.claims.verdicts import Verdict, not_run, settle
 from nslab.noise import Resample, paper_keep
 from nslab.protocols import Penalty
 from nslab.reruns.regulariser import SETTINGS
@@ -50,7 +49,7 @@ def modular_addition(races: Mapping[str, Race] | None = None) -> Verdict:
     if not races:
         return not_run("`regulariser` with addition modulo 113")
     found = {name: beside(one.sooner("paper"), 1.36) for name, one in races.items()}
-    evidence = f"{_at_rates(found)}.{_missing(races)} {AVERAGES}; {BOUNDS} ({_sources(races)})."
+    evidence = f"{_at_rates(found)}.{_missing(races)} {AVERAGES}; {BOUNDS} ({sources(races)})."
     return together(found, evidence, complete=ADDITION in races)
 
 
@@ -65,7 +64,7 @@ def algorithmic_speed_up(races: Mapping[str, Race] | None = None) -> Verdict:
     missing = "" if additions and parities else " The other task is not run yet."
     missing += _missing(additions) if additions else ""
     luck = "".join(f" {_luck(name, one)}." for name, one in parities.items() if "plain-again" in one.arrived)
-    evidence = f"{_at_rates(found)}.{luck}{missing} {AVERAGES}; {BOUNDS} ({_sources(additions | parities)})."
+    evidence = f"{_at_rates(found)}.{luck}{missing} {AVERAGES}; {BOUNDS} ({sources(additions | parities)})."
     return together(found, evidence, complete=ADDITION in additions and bool(parities))
 
 
@@ -82,7 +81,7 @@ def punishing_stability(races: Mapping[str, Race] | None = None) -> Verdict:
         if arm in races[name].arrived:
             evidence += f" With no regulariser but {said}: {brief(races[name].sooner(arm))}."
     evidence += "".join(f" Beside it, {_opposites(one, races[one])}." for one in others)
-    evidence += f" Geometric means, Student's interval ({_sources({one: races[one] for one in (name, *others)})})."
+    evidence += f" Geometric means, Student's interval ({sources({one: races[one] for one in (name, *others)})})."
     numbers = {}
     for one in (name, *others):
         for arm in ("discourage", "paper", "plain-again"):
@@ -249,7 +248,3 @@ def _opposites(name: str, one: Race) -> str:
 
 def _luck(name: str, one: Race) -> str:
     return f"plain training again, on other batches, {brief(one.sooner('plain-again'))} by luck alone"
-
-
-def _sources(races: Mapping[str, Race]) -> str:
-    return "; ".join(sorted({one.source for one in races.values()}))

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-import torch
-
 from nslab.claims.entries import Claim, ClaimError, load_folder
 from nslab.claims.verdicts import State, Verdict, compare
 from nslab.records import RecordError, strongest
@@ -66,6 +64,8 @@ def _examine(claim: Claim, book: Path) -> Result:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Checks are small: beside other work a second thread only waits, and waiting costs CPU time too."""
+    import torch  # as late as the checks themselves: to list claims needs none
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

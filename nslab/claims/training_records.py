@@ -7,6 +7,7 @@ not what their names say.
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -140,7 +141,14 @@ def source(record: records.Record) -> str:
     return f"{record.preset} record of {record.experiment} of {record.date}{age}"
 
 
-def sources(runs: Mapping[str, Run]) -> str:
+@runtime_checkable
+class Recorded(Protocol):
+    """What was read from a record, and says in words from which."""
+
+    source: str
+
+
+def sources(runs: Mapping[str, Recorded]) -> str:
     """Which records, in words."""
     return "; ".join(sorted({one.source for one in runs.values()}))
 

@@ -104,6 +104,11 @@ def settle(right: bool, evidence: str, numbers: Mapping[str, float | int], *, ch
     return Verdict(State.HOLDS_WITH_CHANGES if changed else State.HOLDS, evidence, numbers)
 
 
+def not_run(what: str) -> Verdict:
+    """*Open*, for want of a record of `what`."""
+    return Verdict(State.OPEN, f"Not run yet: there is no record of {what} that can tell.")
+
+
 def compare(
     values: tuple[float | int, ...] | list[float | int], theirs: float | int, *, null: float | int | None = None
 ) -> Verdict:
