@@ -15,8 +15,8 @@ from torch import Tensor
 
 from nslab import gaussian as gs
 from nslab import records
-from nslab.claims.checks_2602_08287_models import SPELLED
-from nslab.claims.verdicts import Verdict, not_run, settle
+from nslab.claims.checks_2602_08287_models import SPELLED, dated
+from nslab.claims.verdicts import Verdict, not_run, number_name, settle
 from nslab.propagation import (
     Architecture,
     MomentIntervals,
@@ -164,7 +164,7 @@ def read_shapes(root: str | None = None) -> tuple[dict[str, Shape], str, int]:
             theory, hull = (series[f"{kind}_high"][4] - series[f"{kind}_low"][4] for kind in ("theory", "hull"))
             spread = series["stderr"][1] * math.sqrt(networks)
             found[name] = Shape(cell["theory"]["covered"], theory, hull, spread)
-    return found, _told(record), networks
+    return found, dated(record), networks
 
 
 _ENDS = ("theory_low", "theory_high", "hull_low", "hull_high", "stderr")
@@ -180,8 +180,11 @@ def interval_tightness(shapes: Mapping[str, Shape] | None = None, told: str = "g
     for name, one in shapes.items():
         ratio = np.median(one.width / (4 * one.spread), axis=-1)
         wide = np.median(one.hull / (4 * one.spread), axis=-1)
-        key = "".join(letter if letter.isalnum() else "_" for letter in name)
-        numbers |= {f"covered_{key}": one.covered, f"first_{key}": float(ratio[0]), f"last_{key}": float(ratio[-1])}
+        numbers |= {
+            f"covered_{number_name(name)}": one.covered,
+            f"first_{number_name(name)}": float(ratio[0]),
+            f"last_{number_name(name)}": float(ratio[-1]),
+        }
         words.append(f"{name.replace('/', ', width ')}: {one.covered:.1%}, {ratio[0]:.1f} and {ratio[-1]:.1f} times")
         right.append(one.covered >= COVERED and ratio[-1] >= LOOSE and wide[0] > ratio[0])
     evidence = (
@@ -228,7 +231,7 @@ def read_trained(root: str | None = None) -> dict[str, Trained]:
                 )
                 centred, *block = ((m - o) / (q - p) for m, o, q, p in (stream, *block))
                 measured, start, ahead = (part[0] / part[2] for part in (stream, start, ahead))
-                found[name] = Trained(rho[noisy], measured, centred, start, ahead, np.stack(block), _told(record))
+                found[name] = Trained(rho[noisy], measured, centred, start, ahead, np.stack(block), dated(record))
     return found
 
 
@@ -250,15 +253,14 @@ def trained_networks(models: Mapping[str, Trained] | None = None) -> Verdict:
         still = np.abs(one.measured[1:] - one.measured[:-1]).mean()
         strong = one.rho <= STRONG
         fall = (one.centred[0] - one.centred[-1])[strong]
-        key = "".join(letter if letter.isalnum() else "_" for letter in name)
         numbers |= {
-            f"start_{key}": start,
-            f"ahead_{key}": ahead,
-            f"still_{key}": still,
-            f"kept_{key}": kept,
-            f"block_{key}": block,
-            f"copied_{key}": copied,
-            f"least_fall_{key}": fall.min(),
+            f"start_{number_name(name)}": start,
+            f"ahead_{number_name(name)}": ahead,
+            f"still_{number_name(name)}": still,
+            f"kept_{number_name(name)}": kept,
+            f"block_{number_name(name)}": block,
+            f"copied_{number_name(name)}": copied,
+            f"least_fall_{number_name(name)}": fall.min(),
         }
         words.append(
             f"{SPELLED.get(name, name)}: {ahead:.3f} and {still:.3f}, {start:.3f} and {kept:.3f}, "
@@ -274,8 +276,3 @@ def trained_networks(models: Mapping[str, Trained] | None = None) -> Verdict:
     )
     numbers = {name: float(value) for name, value in numbers.items()}
     return settle(all(right), evidence, numbers)
-
-
-def _told(record: records.Record) -> str:
-    age = f", stale: {record.stale_because}" if record.stale else ""
-    return f"{record.preset} record of {record.date}{age}"

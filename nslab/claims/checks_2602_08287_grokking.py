@@ -36,10 +36,8 @@ RHO = 0.25  # the paper's for modular addition
 KEEP = paper_keep(RHO)
 FLIP = 0.5  # of the parities: for bits, flips at 0.525 are what the paper's rho = 0.05 is with resampling
 NEAR = 0.05  # stability that ends this close to the target's has come to it
-APART, ALIKE = (
-    10,
-    3,
-)  # a product of rate and decay that differs by APART or more, e-foldings that differ by less than ALIKE
+APART = 10  # factor by which learning rate times decay differs, at least
+ALIKE = 3  # factor by which e-foldings differ, less than this
 HALF_RIGHT = 3 / 4  # of the answers ±1: half-way between a guess and all
 KEEPS = torch.linspace(0, 1, 9, dtype=torch.float64)
 READINGS = {

@@ -15,7 +15,7 @@ from torch import Tensor
 from nslab import boolean as bf
 from nslab import records
 from nslab.claims.checks_2602_08287 import RHOS, SLACK, TAIL_TABLE
-from nslab.claims.verdicts import State, Verdict, not_run, settle
+from nslab.claims.verdicts import State, Verdict, not_run, number_name, settle
 from nslab.estimate import bootstrap
 from nslab.stability import position_profile, share_above, smallest_to_largest, tokens_holding
 
@@ -58,10 +58,15 @@ def read(root: str | None = None) -> dict[str, Measured]:
         for name, told in record.result["models"].items():
             if name not in found:
                 by_layer = torch.from_numpy(record.series(f"{name}/geometric")[1][0])
-                age = f", stale: {record.stale_because}" if record.stale else ""
                 tails = {law: [seed["tails"] for seed in seeds] for law, seeds in told["tails"].items()}
-                found[name] = Measured(by_layer[0].double(), tails, f"{record.preset} record of {record.date}{age}")
+                found[name] = Measured(by_layer[0].double(), tails, dated(record))
     return found
+
+
+def dated(record: records.Record) -> str:
+    """Which record, and whether it is stale, in words, where the experiment is clear."""
+    age = f", stale: {record.stale_because}" if record.stale else ""
+    return f"{record.preset} record of {record.date}{age}"
 
 
 def few_tokens(models: Models | None = None) -> Verdict:
@@ -81,9 +86,12 @@ def few_tokens(models: Models | None = None) -> Verdict:
         squares = one.profiles.square()
         most, most_squares = (tokens_holding(found).double().mean().item() for found in (one.profiles, squares))
         above = share_above(squares).count.double().mean().item()
-        key = _key(name)
-        numbers |= {f"above_tenth_{key}": mean, f"above_tenth_high_{key}": high, f"k90_{key}": most}
-        numbers |= {f"above_tenth_squares_{key}": above, f"k90_squares_{key}": most_squares}
+        numbers |= {
+            f"above_tenth_{number_name(name)}": mean,
+            f"above_tenth_high_{number_name(name)}": high,
+            f"k90_{number_name(name)}": most,
+        }
+        numbers |= {f"above_tenth_squares_{number_name(name)}": above, f"k90_squares_{number_name(name)}": most_squares}
         length = one.profiles.shape[1]
         words.append(
             f"{_spelled(name)}: {mean:.0f} of {length} ({interval.low.item():.0f} to {high:.0f}), and {most:.0f} hold "
@@ -106,9 +114,8 @@ def first_and_last(models: Models | None = None) -> Verdict:
         ranks = mean.argsort(descending=True).argsort() + 1
         first, last = ranks[0].item(), ranks[-1].item()
         times = (mean[0] * len(mean)).item(), (mean[-1] * len(mean)).item()
-        key = _key(name)
-        numbers |= {f"rank_first_{key}": first, f"rank_last_{key}": last}
-        numbers |= {f"times_first_{key}": times[0], f"times_last_{key}": times[1]}
+        numbers |= {f"rank_first_{number_name(name)}": first, f"rank_last_{number_name(name)}": last}
+        numbers |= {f"times_first_{number_name(name)}": times[0], f"times_last_{number_name(name)}": times[1]}
         words.append(
             f"{_spelled(name)}: the first position is number {first} of {len(mean)} with {times[0]:.1f} times an "
             f"equal share, the last is number {last} with {times[1]:.1f} times"
@@ -128,7 +135,7 @@ def never_zero(models: Models | None = None) -> Verdict:
     ]
     evidence = f"The smallest influence over the largest of its prompt, at worst: {_told(words, models)}"
     return _verdict(
-        min(ratios.values()) > 0, evidence, {f"ratio_{_key(name)}": ratio for name, ratio in ratios.items()}
+        min(ratios.values()) > 0, evidence, {f"ratio_{number_name(name)}": ratio for name, ratio in ratios.items()}
     )
 
 
@@ -143,7 +150,7 @@ def tail_table_ours(models: Models | None = None) -> Verdict:
         for law in ("independent", "natural"):
             gains = [tail["gain"] for tail in one.tails[law]]
             low, mean, high = (sum(gain[key] for gain in gains) / len(gains) for key in ("low", "value", "high"))
-            numbers |= {f"{law}_{_key(name)}": mean, f"{law}_high_{_key(name)}": high}
+            numbers |= {f"{law}_{number_name(name)}": mean, f"{law}_high_{number_name(name)}": high}
             words.append(f"{_spelled(name)}, {law} tokens: {mean:#.3g} ({low:#.3g} to {high:#.3g})")
             if law == "independent":
                 below.append(high < least)
@@ -187,7 +194,3 @@ def _told(words: list[str], models: Models) -> str:
 
 def _spelled(name: str) -> str:
     return SPELLED.get(name, name)
-
-
-def _key(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in name)

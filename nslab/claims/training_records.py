@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nslab import records
+from nslab.claims.verdicts import number_name
 from nslab.records.places import CUSTOM
 from nslab.reruns import grokking, parity
 from nslab.stability.tabulated import energy_stability
@@ -167,5 +168,5 @@ def names(settings: Iterable[str]) -> str:
 
 def numbered(**numbers: float | int | np.generic | Tensor) -> dict[str, float]:
     """Numbers for a verdict: letters and digits in their names, and without those of seeds that never got there."""
-    told = {"".join(letter if letter.isalnum() else "_" for letter in name): one for name, one in numbers.items()}
+    told = {number_name(name): one for name, one in numbers.items()}
     return {name: float(one) for name, one in told.items() if math.isfinite(one)}

@@ -22,6 +22,11 @@ class State(StrEnum):
     OPEN = "open"
 
 
+def number_name(name: str) -> str:
+    """A name as part of a number's name: letters and digits stay, and all else becomes an underscore."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Our value, one number a seed, at the paper's setting, beside the paper's.

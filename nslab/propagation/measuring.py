@@ -136,8 +136,8 @@ def measure_layers(
         draws: twins of each input at each rho; all rho share their randomness.
         arrange: a layer's output (rows, ...) to (rows, tokens, width). By default (rows, tokens, width) stays, images
             (rows, channels, height, width) have a token for each pixel (for the (rows, channels, length) of a Conv1d
-            pass `lambda h: h.mT`), and of (rows, width) the rows are the tokens of one
-            sample: o and p then come from different inputs, and "centred" is the correlation over inputs.
+            pass `lambda h: h.mT`), and of (rows, width) the rows are the tokens of one sample: o and p then come from
+            different inputs, and "centred" is the correlation over inputs.
         generator: source of randomness, on the device of x.
 
     Returns:

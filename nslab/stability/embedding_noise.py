@@ -15,7 +15,7 @@ class EmbeddingNoise:
 
     Attributes:
         mean: m (width,), the mean of each coordinate over embeddings.
-        scale: s (width,), the standard deviation of each coordinate, positive.
+        scale: s (width,), the standard deviation of each coordinate, not negative.
 
     How to read it: the noise does not know which coordinates vary together. Over embeddings with this mean and these
     deviations, y has the same ones, and each coordinate of y is rho-correlated with its own in e; for rho = 0 the

@@ -1,4 +1,4 @@
-"""Inputs that experiments are made of. Here: an electorate, for the influence of voters of unequal weight."""
+"""An electorate, for the influence of voters of unequal weight."""
 
 import csv
 from dataclasses import dataclass

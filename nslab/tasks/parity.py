@@ -14,12 +14,12 @@ class SparseParity:
     r"""Learn which k of n bits are multiplied, from examples whose labels may be wrong.
 
     Formula: $f(x) = \prod_{i \in \text{relevant}} x_i$ for x uniform on $\{-1, 1\}^n$; a drawn label is $f(x)$, and
-    $-f(x)$ with probability $\eta$.
+    $-f(x)$ with probability $\nu$.
 
     Attributes:
         bits: n, the length of x.
         order: k, the number of bits in the product, from 1 to n.
-        label_noise: eta, the probability that a drawn label is flipped, in [0, 1/2).
+        label_noise: nu, the probability that a drawn label is flipped, in [0, 1/2).
         relevant: the k positions, each once; None takes the first k. A network that treats all bits alike before
             training learns any choice equally well.
 
@@ -100,8 +100,8 @@ class SparseParity:
     def probability_stability(self, keep: Scalar) -> Float64[Tensor, "*keep"]:
         r"""The stability of the class probabilities that predict the noisy labels best.
 
-        Formula: with $\pi_\pm(x) = (1 \pm (1 - 2\eta) f(x))/2$, the law of the label given x,
-        $E[\pi_+(x)\pi_+(y) + \pi_-(x)\pi_-(y)] = \tfrac12 + \tfrac12 (1 - 2\eta)^2\,\mathrm{keep}^k$.
+        Formula: with $\pi_\pm(x) = (1 \pm (1 - 2\nu) f(x))/2$, the law of the label given x,
+        $E[\pi_+(x)\pi_+(y) + \pi_-(x)\pi_-(y)] = \tfrac12 + \tfrac12 (1 - 2\nu)^2\,\mathrm{keep}^k$.
 
         Args:
             keep: probabilities in [0, 1] that a bit is kept, else drawn anew, a number or a tensor (*keep);

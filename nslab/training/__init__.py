@@ -23,7 +23,8 @@ Penalties of either trainer, such as the noise-stability regulariser and what it
     Trainer(..., penalties=[(gamma, penalty)])
     EnsembleTrainer(..., penalties=[(gamma, each_member(penalty))])
 
-`nslab.training.acceleration` says by how much the one training is faster than the other, over paired seeds.
+`nslab.training.acceleration.acceleration` says by how much the one training is faster than the other, over paired
+seeds; `nslab.training.calibration.calibration`, how often a network is right when it says how sure it is.
 
 An ensemble's members differ in seed, data, learning rate, decay and the weights of penalties. The measures see them at
 checkpoints; `lead_lag` and its kin say what happened when. What a network of your own needs says

@@ -1,7 +1,9 @@
 """Calibration: how often a network is right when it says how sure it is.
 
-found = calibration(model(x).softmax(-1), y)
-print(found.error, found.mean_confidence - found.mean_accuracy)   # the second is above 0 where it is too sure
+    found = calibration(model(x).softmax(-1), y)
+    print(found.error, found.mean_confidence - found.mean_accuracy)   # the second is above 0 where it is too sure
+
+It sorts predictions into bins by confidence, and compares the mean confidence of each bin with the share that is right.
 """
 
 from dataclasses import dataclass

@@ -86,6 +86,12 @@ def test_the_recursion_runs_through_networks_with_a_residual_and_misses_copies(n
             assert max(np.abs(gap(shape, rho)).max() for rho in levels) < 0.03
     assert gap("hard votes", levels[-1])[1:3].min() > 0.02, "too low after one and two layers"
     assert gap("hard votes", levels[-1])[2] > gap("hard votes", levels[0])[2], "the more so near 1"
+    for width in names["WIDTHS"]:
+        measured, predicted = (names["drawn_series"]("hard votes", key, width) for key in ("measured", "predicted"))
+        missing = 1 - predicted[:, -1] / measured[:, -1]  # after the last layer, of m, o, q and p: (4, rho)
+        assert (missing > 0).all(), "all four are too low"
+        assert missing[2, 0] > missing[0, 0], "q by a larger share than m, for small rho"
+        assert names["excess"](width) > 0.02, "so the correlation is too high"
 
 
 def test_the_intervals_hold_the_networks_and_have_room_to_spare(names):

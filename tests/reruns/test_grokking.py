@@ -12,6 +12,7 @@ from nslab import records, reruns
 from nslab.records import changed
 from nslab.reruns import grokking
 from nslab.tasks import ModularArithmetic
+from nslab.training import milestones
 from nslab.training.pair_networks import QuadraticNetwork, take_member
 
 FILES = ("config.json", "history.npz", "result.json")
@@ -175,3 +176,7 @@ def test_what_is_no_phenomenon_is_said():
         worse[name]["generalised_at"] = steps
         with pytest.raises(AssertionError, match=said):
             assert not grokking.phenomenon({"settings": worse}), grokking.phenomenon({"settings": worse})
+
+
+def test_pairs_count_as_known_where_the_trainer_counts_them_so():
+    assert grokking.LEVEL == milestones.LEVEL

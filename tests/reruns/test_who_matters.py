@@ -92,3 +92,7 @@ def test_an_even_profile_or_a_dead_token_is_not_the_phenomenon(k90, ratio, said)
     geometric = {"tokens_holding_90": {"value": k90}, "smallest_to_largest": {"value": ratio}}
     found = who_matters.phenomenon({"models": {"m": {"length": 12, "geometric": geometric}}})
     assert found is None if said is None else said in found
+
+
+def test_its_plays_are_those_that_char_gpt_has_not_read():
+    assert who_matters.PLAYS == char_gpt.ONE_OF_EACH_KIND
