@@ -7,6 +7,8 @@ import pytest
 from nslab import records, reruns
 
 NEEDED = {
+    "barrier-char-gpt": ["shakespeare"],
+    "barrier-robustness": [],
     "char-gpt": ["shakespeare"],
     "grokking": [],
     "grokking-phase": [],
@@ -17,6 +19,7 @@ NEEDED = {
     "random-networks": [],
     "regulariser": [],
     "stable-char-gpt": ["shakespeare"],
+    "token-margins": ["shakespeare"],
     "who-matters": ["shakespeare"],
 }
 
