@@ -106,6 +106,7 @@ class Watched:
         return found
 
     def forget(self) -> None:
+        """Let go of the latest pass, and of its graph."""
         self._seen: dict[str, dict[str, Any]] = {}
         self._twice = ""
 
