@@ -82,15 +82,23 @@ def test_robustness_takes_less_loss_to_noise_and_no_worse_start(result, state):
 
 def test_controls_and_luck_stand_beside_the_barrier():
     verdict = checks.robustness(study(on_heads("hinge", 0.5, area=0.4)), "a toy", " No larger one.")
-    assert "1 of 4 arms with a barrier do better than plain training" in verdict.evidence
+    assert "by the whole interval, are 1 of 4 arms with a barrier, and 1 of 1 controls" in verdict.evidence
     assert "is 0.500 in plain training, the mean of 6 seeds." in verdict.evidence
     assert "`heads-hinge-0.5` -0.100 [" in verdict.evidence
     assert "controls: `dropout` -0.200 [" in verdict.evidence
     assert "luck: `none-again` -0.000 [" in verdict.evidence or "luck: `none-again` +0.000 [" in verdict.evidence
-    assert "of 12 intervals of arms with a barrier 1 lie below 0 and 0 above" in verdict.evidence
+    assert "of 12 intervals of the rise with a barrier 1 lie below 0 and 0 above" in verdict.evidence
     assert verdict.evidence.endswith("No larger one. (a toy)")
     assert verdict.numbers["mean_heads_hinge_0_5"] == pytest.approx(-0.1)
     assert verdict.numbers["won"] == 1
+
+
+def test_the_other_term_of_the_full_prior_is_a_control():
+    verdict = checks.robustness(study(embeddings("residual-only", area=0.4)), larger="")
+    assert "0 of 4 arms with a barrier, and 2 of 2 controls" in verdict.evidence
+    assert "controls: `dropout` -0.200 [" in verdict.evidence
+    assert "`embeddings-residual-only-0.05` -0.100 [" in verdict.evidence
+    assert checks.clean_accuracy(study(embeddings("residual-only", loss=3.0))).state is CHANGED
 
 
 def test_many_arms_are_told_by_the_outermost():

@@ -15,6 +15,7 @@ from nslab.reruns.barrier_robustness import PLAIN, paired, values
 
 AGAIN = "none-again"
 ALONE = "margin-only"  # the barrier on the embeddings without the other term of the full prior
+OTHER_TERM = "residual-only"  # and that other term, which is a control: it has no barrier
 MODEST = (0.02, 0.05)  # the strengths that a third-party port has
 SHOWN = 6  # arms that are told one by one
 
@@ -50,9 +51,15 @@ def larger_network() -> str:
     )
 
 
-def arms(result: Mapping, *kinds: str) -> list[str]:
-    """The arms of these kinds."""
-    return [name for name, arm in result["arms"].items() if arm["kind"] in kinds]
+def barriers(result: Mapping, *places: str) -> list[str]:
+    """The arms with a barrier at these places: "embeddings", "heads"."""
+    return [n for n, arm in result["arms"].items() if arm["kind"] in places and arm["variant"] != OTHER_TERM]
+
+
+def controls(result: Mapping) -> list[str]:
+    """The arms without a barrier, but for plain training and its repetition."""
+    barred = barriers(result, "embeddings", "heads")
+    return [name for name in result["arms"] if name not in (PLAIN, AGAIN, *barred)]
 
 
 def variants(result: Mapping, *wanted: str) -> list[str]:
@@ -63,7 +70,7 @@ def variants(result: Mapping, *wanted: str) -> list[str]:
 def modest(result: Mapping) -> dict[str, list[str]]:
     """Each variant of the barrier on the embeddings, with its arms at the port's strengths."""
     found = {}
-    for name in arms(result, "embeddings"):
+    for name in barriers(result, "embeddings"):
         if MODEST[0] <= result["arms"][name]["strength"] <= MODEST[1]:
             found.setdefault(result["arms"][name]["variant"], []).append(name)
     return found
@@ -92,9 +99,9 @@ def compared(result: Mapping, measure: str, found: Mapping[str, Difference]) -> 
     paper = [name for group in modest(result).values() for name in group]
     groups = {
         "a barrier on the embeddings": paper,
-        "at other strengths": [name for name in arms(result, "embeddings") if name not in paper],
-        "a barrier on the heads": arms(result, "heads"),
-        "controls": [name for name in arms(result, "none", "spectral") if name not in (PLAIN, AGAIN)],
+        "at other strengths": [name for name in barriers(result, "embeddings") if name not in paper],
+        "a barrier on the heads": barriers(result, "heads"),
+        "controls": controls(result),
         "luck": [name for name in found if name == AGAIN],
     }
     listed = "; ".join(f"{words}: {several(found, group)}" for words, group in groups.items() if group)

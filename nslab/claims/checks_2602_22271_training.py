@@ -23,9 +23,10 @@ from nslab.barrier.text_margins import spearman
 from nslab.claims.acceleration_records import student
 from nslab.claims.barrier_records import (
     ALONE,
-    arms,
+    barriers,
     bracket,
     compared,
+    controls,
     counted,
     differences,
     each,
@@ -63,18 +64,20 @@ def robustness(result: Mapping | None = None, told: str = "given", larger: str |
     result, told = given
     area, loudest = differences(result, "noise_area"), differences(result, "noise")
     better = [name for name in area if max(area[name][2], loudest[name][2]) < 0]
-    barriers = arms(result, "embeddings", "heads")
-    won = [name for name in barriers if name in better]
-    looks = [found[name] for found in (differences(result, damage) for damage in DAMAGES) for name in barriers]
+    barred, without = barriers(result, "embeddings", "heads"), controls(result)
+    won, rivals = ([name for name in group if name in better] for group in (barred, without))
+    looks = [found[name] for found in (differences(result, damage) for damage in DAMAGES) for name in barred]
     below, above = sum(high < 0 for _, _, high in looks), sum(low > 0 for _, low, _ in looks)
     evidence = (
-        f"Under noise on the embeddings {len(won)} of {len(barriers)} arms with a barrier do better than plain "
-        f"training. The rise of the loss, as an area over the size of the noise, is "
-        f"{compared(result, 'noise_area', area)} Substitutions, swaps and an adversarial step: of {len(looks)} "
-        f"intervals of arms with a barrier {below} lie below 0 and {above} above; luck puts one in forty on either "
-        f"side.{larger_network() if larger is None else larger} ({told})"
+        f"The rise of the loss under noise on the embeddings, as an area over the size of the noise, is "
+        f"{compared(result, 'noise_area', area)} A network that is worse to begin with has less to lose, so we ask for "
+        f"a smaller loss under the largest noise as well: its differences are {several(loudest, barred)}, and of "
+        f"controls {several(loudest, without)}. Better in both, by the whole interval, are {len(won)} of {len(barred)} "
+        f"arms with a barrier, and {len(rivals)} of {len(without)} controls. Substitutions, swaps and an adversarial "
+        f"step: of {len(looks)} intervals of the rise with a barrier {below} lie below 0 and {above} above; luck puts "
+        f"one in forty on either side.{larger_network() if larger is None else larger} ({told})"
     )
-    return _decided(result, better, evidence, counted(area) | {"won": len(won), "barriers": len(barriers)})
+    return _decided(result, better, evidence, counted(area) | {"won": len(won), "barriers": len(barred)})
 
 
 def clean_accuracy(result: Mapping | None = None, told: str = "given") -> Verdict:
@@ -101,7 +104,7 @@ def margin_concentrated(result: Mapping | None = None, told: str = "given") -> V
     if (given := study(result, told)) is None:
         return not_run(STUDY)
     result, told = given
-    spread, heads = differences(result, "barrier_spread"), arms(result, "heads")
+    spread, heads = differences(result, "barrier_spread"), barriers(result, "heads")
     least = {name: values(result, name, "determinant_quantiles")[:, 1].mean() for name in result["arms"]}
     narrow = [name for name in spread if spread[name][2] < 0]
     tight = [name for name in heads if name in narrow]
@@ -109,7 +112,7 @@ def margin_concentrated(result: Mapping | None = None, told: str = "given") -> V
         "The standard deviation of $-\\log|\\det J_i|$ over the tokens of the real heads is "
         f"{compared(result, 'barrier_spread', spread)} It is smaller with {len(tight)} of {len(heads)} barriers on "
         f"these heads themselves. One determinant in a hundred is below {least[PLAIN]:.2f} in plain training, and "
-        f"below {each({name: least[name] for name in arms(result, 'embeddings', 'heads')})} ({told})."
+        f"below {each({name: least[name] for name in barriers(result, 'embeddings', 'heads')})} ({told})."
     )
     return _decided(result, narrow, evidence, counted(spread) | numbered(least=least[PLAIN], tight=len(tight)))
 
