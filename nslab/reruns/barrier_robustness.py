@@ -10,8 +10,7 @@ heads, which tokens are nearest to degeneracy, and whether these are the ones th
 
 `quick` and `laptop` train on the help topics of Python's own documentation (`pydoc_data.topics`), which need no
 fetching and differ a little between versions of Python; `full` trains on Shakespeare's plays, as char-gpt does.
-
-Cost of `full`: about 65 hours of one CPU thread, by a few steps of some arms and the measures of one; a GPU's work.
+Cost of `full`: about 75 hours of one CPU thread, by a few steps of some arms and the measures of one; a GPU's work.
 
 Source: the arms "embeddings" follow what is known of arXiv 2602.22271 from a third-party port; shapes, controls,
 perturbations and measures are ours.
@@ -195,10 +194,7 @@ def arms_of(config: Config) -> dict[str, Arm]:
 
 
 def texts(text: Literal["topics", "plays"]) -> tuple[str, Tensor, Tensor]:
-    """The alphabet, and the training and held-out texts as ids (characters,), uint8.
-
-    Errors: `corpora.NotFetched` for the plays.
-    """
+    """The alphabet, and the training and held-out texts as ids (characters,), uint8; `NotFetched` for the plays."""
     if text == "plays":
         return char_gpt.texts(char_gpt.ONE_OF_EACH_KIND)
     from pydoc_data.topics import topics
@@ -318,7 +314,7 @@ def values(record: Record | dict, arm: str, measure: str) -> np.ndarray:
     "determinant_quantiles", "spectral_quantiles" (seeds, quantiles), "negative", "barrier_mean", "barrier_spread",
     "barrier_variation", "local_correlation", "stability" (seeds, keep), "overlap"; of arms on the embeddings also
     "prior_quantiles" and "prior_eigenvalues". "noise_rise" and its like, for "substitution", "swap" and "adversarial",
-    are losses minus that of clean inputs.
+    are losses minus that of clean inputs; "noise_area" is the area under such a rise already.
 
     Errors: `ValueError` for an arm or a measure that the record has not.
     """
@@ -336,10 +332,7 @@ def values(record: Record | dict, arm: str, measure: str) -> np.ndarray:
 
 
 def paired(record: Record | dict, measure: str, arm: str, against: str = PLAIN) -> Difference:
-    """A measure of `arm` minus that of `against`, over the same seeds.
-
-    Errors: as `values`.
-    """
+    """A measure of `arm` minus that of `against`, over the same seeds. Errors: as `values`."""
     each = torch.from_numpy(values(record, arm, measure) - values(record, against, measure))
     seeds, mean = len(each), each.mean(0)
     half = float(stdtrit(seeds - 1, 0.975)) / math.sqrt(seeds) * each.std(0)
@@ -350,9 +343,7 @@ def paired(record: Record | dict, measure: str, arm: str, against: str = PLAIN) 
 def curves(record: Record, arm: str, measure: str) -> tuple[np.ndarray, np.ndarray]:
     """One measure of one arm on the way: steps (records,) and values (records, seeds) or (records, seeds, quantiles).
 
-    The measures: "held_out_loss" and "determinant_quantiles".
-
-    Errors: `KeyError` naming the series there are.
+    The measures: "held_out_loss" and "determinant_quantiles". Errors: `KeyError` naming the series there are.
     """
     steps, found = record.series(f"{arm}_{measure}")
     return steps, found[:, 0]
