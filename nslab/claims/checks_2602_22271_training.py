@@ -221,7 +221,7 @@ def support_tokens(
         shown.append(f"`{name}`: {closest}; it is below a half for {near} of all tokens in all heads")
     evidence = (
         f"{len(blocks)} blocks of random sequences: at the distance $s_i$ is a matrix whose smallest singular value is "
-        f"{singular:.1g} or less, and of {2 * len(blocks)} steps of 0.999 times $s_i$ {crossed} cross the boundary. "
+        f"{singular:.1g} or less; {crossed} of {2 * len(blocks)} steps of length $0.999\\, s_i$ cross the boundary. "
         f"$|\\det J_i|$ of the support tokens of real sentences, over all heads: {'. '.join(shown)} ({told})."
     )
     numbers = {"singular": singular, "crossed": crossed} | {f"near_{name}": one["near"] for name, one in models.items()}
