@@ -139,7 +139,7 @@ def watching(model: Any, *, norm: bool = False, check: bool = True) -> Watched:
 
     Returns:
         `Watched`. As a context manager, or with `.start()` and `.stop()` around a training loop; `.stages()` in between
-        gives the `HeadStage`s of the latest forward pass. Whole sequences without padding are meant: of a pass that
+        gives a `HeadStage` for each layer of the latest forward pass. Whole sequences without padding are meant: of a pass that
         continues a cache only the new tokens are caught.
 
     How to read it: the stages are part of the graph of the pass, so a loss made of them trains the network. Keep none
