@@ -139,8 +139,8 @@ def watching(model: Any, *, norm: bool = False, check: bool = True) -> Watched:
 
     Returns:
         `Watched`. As a context manager, or with `.start()` and `.stop()` around a training loop; `.stages()` in between
-        gives a `HeadStage` for each layer of the latest forward pass. Whole sequences without padding are meant: of a pass that
-        continues a cache only the new tokens are caught.
+        gives a `HeadStage` for each layer of the latest forward pass. Whole sequences without padding are meant: of a
+        pass that continues a cache only the new tokens are caught.
 
     How to read it: the stages are part of the graph of the pass, so a loss made of them trains the network. Keep none
     of them beyond the step, or its graph stays in memory too. When a model is called twice (on a batch and on a noisy
