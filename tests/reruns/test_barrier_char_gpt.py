@@ -8,24 +8,11 @@ from torch import nn
 
 from nslab import records
 from nslab.reruns import _char_gpt_twin, barrier_char_gpt, char_gpt
-from nslab.training import TrainingConfig
-from nslab.transformer import Transformer, TransformerConfig
-from nslab.zoo import adopt_characters, char_gpt_from
+from nslab.transformer import Transformer
+from nslab.zoo import char_gpt_from
+from tests.reruns.made_up_plays import ALPHABET, PLAYS, small_char_gpt, untrained
 
-PLAYS = {
-    "Ay": "to be or not to be " * 40,
-    "Bee": "that is the question " * 40,
-    "Sea": "that is the question " * 20 + "to be or not to be " * 20,
-}
-ALPHABET = "".join(sorted(set("".join(PLAYS.values()) + "\n")))
-PLAIN = char_gpt.Config(
-    seeds=1,
-    model=TransformerConfig(vocabulary=len(ALPHABET), context=16, width=16, layers=1, heads=2),
-    training=TrainingConfig(steps=60, batch=8, learning_rate=2e-2, evaluate_every=30),
-    held_out=("Sea",),
-    windows=16,
-    save_every=30,
-)
+PLAIN = small_char_gpt(steps=60, learning_rate=2e-2)
 TINY = barrier_char_gpt.Config(
     **vars(PLAIN), strength=1.0, rows=8, keep=(0.5,), measured=20, margins=20, spots=3, draws=1
 )
@@ -34,7 +21,7 @@ TINY = barrier_char_gpt.Config(
 @pytest.fixture(autouse=True)
 def made_up(monkeypatch):
     monkeypatch.setattr(char_gpt, "plays", lambda: PLAYS)
-    other = adopt_characters(Transformer(PLAIN.model, generator=torch.Generator().manual_seed(9)), ALPHABET)
+    other = untrained(PLAIN)
     monkeypatch.setattr(barrier_char_gpt, "shipped_char_gpt", lambda: other)
 
 

@@ -9,31 +9,19 @@ import torch
 from nslab import records
 from nslab.reruns import char_gpt, stable_char_gpt
 from nslab.reruns.stable_char_gpt import agreement, consecutive_windows, measures
-from nslab.training import TextBatches, TrainingConfig
-from nslab.transformer import Transformer, TransformerConfig
+from nslab.training import TextBatches
+from nslab.transformer import Transformer
 from nslab.zoo import adopt_characters, char_gpt_from
+from tests.reruns.made_up_plays import ALPHABET, PLAYS, small_char_gpt, untrained
 
-PLAYS = {
-    "Ay": "to be or not to be " * 40,
-    "Bee": "that is the question " * 40,
-    "Sea": "that is the question " * 20 + "to be or not to be " * 20,
-}
-ALPHABET = "".join(sorted(set("".join(PLAYS.values()) + "\n")))
-PLAIN = char_gpt.Config(
-    seeds=1,
-    model=TransformerConfig(vocabulary=len(ALPHABET), context=16, width=16, layers=1, heads=2),
-    training=TrainingConfig(steps=90, batch=8, learning_rate=1e-2, evaluate_every=30),
-    held_out=("Sea",),
-    windows=16,
-    save_every=30,
-)
+PLAIN = small_char_gpt(steps=90, learning_rate=1e-2)
 TINY = stable_char_gpt.Config(**vars(PLAIN), gamma=0.5, rho=0, share=0.5, keep=(0.5, 1.0), measured=40)
 
 
 @pytest.fixture
 def experiment(monkeypatch):
     monkeypatch.setattr(char_gpt, "plays", lambda: PLAYS)
-    other = adopt_characters(Transformer(PLAIN.model, generator=torch.Generator().manual_seed(9)), ALPHABET)
+    other = untrained(PLAIN)
     monkeypatch.setattr(stable_char_gpt, "shipped_char_gpt", lambda: other)
     code, run, phenomenon = "nslab.reruns.stable_char_gpt", stable_char_gpt.run, stable_char_gpt.phenomenon
     return records.Experiment("stable-char-gpt", code, {"quick": TINY}, run, phenomenon)
