@@ -1,6 +1,7 @@
 """The source hash: it follows the code that an experiment rests on, and neither its prose nor the Python version."""
 
 import ast
+import hashlib
 
 import grimp
 import pytest
@@ -135,6 +136,16 @@ def test_how_records_are_written_does_not_make_them_stale(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("from nslab.records import RunLog\nfrom nslab import records\n")
     assert set(file_hashes(path)) == {"mine.py"}
+
+
+def test_a_file_that_only_moved_keeps_its_name_and_hash(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from nslab.attention import attend\n")
+    text = (sources.PACKAGE / "attention" / "standard.py").read_text(encoding="utf-8")
+    digest = hashlib.sha256(sources.without_prose(text).encode()).hexdigest()[:16]
+    assert file_hashes(path)["nslab/attention.py"] == digest
+    assert all((sources.PACKAGE.parent / now).is_file() for now in sources.MOVED)
+    assert not any((sources.PACKAGE.parent / before).is_file() for before in sources.MOVED.values())
 
 
 def test_weights_that_come_with_the_package_are_part_of_what_names_them(monkeypatch, tmp_path):
