@@ -7,7 +7,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,24 @@ Penalties = Callable[[Transformer], Sequence[tuple[float | int, Penalty]]]
 Watch = Callable[[Transformer, Tensor], dict]
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of network of char-gpt's shape: how one is made, kept and read.
+
+    Attributes:
+        make: of a shape, `generator=` and `device=`.
+        save: as `save_transformer`.
+        load: as `char_gpt_from`.
+    """
+
+    make: Callable[..., Transformer]
+    save: Callable[..., None]
+    load: Callable[..., LanguageModel]
+
+
+STANDARD = Kind(Transformer, save_transformer, char_gpt_from)
+
+
 def train_twin(
     config: char_gpt.Config,
     log: RunLog,
@@ -35,6 +53,7 @@ def train_twin(
     says: str,
     beside: LanguageModel,
     penalties: Penalties,
+    kind: Kind = STANDARD,
     extra: Callable[[torch.Generator], nn.Module] | None = None,
     watch: Watch | None = None,
 ) -> tuple[dict, LanguageModel | None, Tensor]:
@@ -47,7 +66,9 @@ def train_twin(
         name: of the twin.
         says: what was added, for the provenance: "trained with ...".
         beside: the char-gpt that the twin is to be measured beside, on one text.
-        penalties: of a network, the pairs that a `Trainer` takes. Without them every bit is char-gpt's.
+        penalties: of a network, the pairs that a `Trainer` takes. Without them every bit of a standard network is
+            char-gpt's.
+        kind: of network.
         extra: makes a module that is trained with the network, as its submodule `extra`, and not kept. Its generator
             is seeded with the seed of the network.
         watch: of a network and the held-out text, further measures on the way.
@@ -69,7 +90,7 @@ def train_twin(
     kept = log.folder / f"seed-0-{WEIGHTS}"  # stays when the run is resumed after seed 0
 
     def one_seed(seed: int, log: RunLog) -> dict:
-        model = Transformer(config.model, generator=torch.Generator().manual_seed(seed), device=device)
+        model = kind.make(config.model, generator=torch.Generator().manual_seed(seed), device=device)
         if extra is not None:
             model.extra = extra(torch.Generator().manual_seed(seed)).to(device)
         settings, unseen = replace(config.training, seed=seed), held_out.to(device)
@@ -91,7 +112,7 @@ def train_twin(
         if extra is not None:
             del model.extra
         if seed == 0:
-            save_transformer(kept, model, _facts(config, alphabet, name, says), dtype=torch.float16)
+            kind.save(kept, model, _facts(config, alphabet, name, says), dtype=torch.float16)
         return {"held_out_loss": text_loss(model, unseen, length)}
 
     losses = [result["held_out_loss"] for result in log.each_seed(config.seeds, one_seed)]
@@ -103,13 +124,13 @@ def train_twin(
         "bigram_loss": char_gpt.table_loss(train, held_out, len(alphabet), order=1),
         "train_characters": len(train),
         "held_out_characters": len(held_out),
-        "parameters": sum(weight.numel() for weight in Transformer(config.model).parameters()),
+        "parameters": sum(weight.numel() for weight in kind.make(config.model).parameters()),
     }
     if log.rank:
         return result, None, held_out
     artifact = log.artifact(WEIGHTS)
     shutil.copyfile(kept, artifact)
-    twin = char_gpt_from(artifact, name=name)
+    twin = kind.load(artifact, name=name)
     result["held_out_loss_fp16"] = text_loss(twin, held_out, length)
     result["sha256"] = hashlib.sha256(Path(artifact).read_bytes()).hexdigest()
     return result, twin, held_out
