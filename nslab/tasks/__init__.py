@@ -10,6 +10,7 @@ task.stability(0.5)                                   # where a model that has g
 from nslab.tasks.electorate import Electorate, electoral_college
 from nslab.tasks.modular import ModularArithmetic
 from nslab.tasks.parity import SparseParity
+from nslab.tasks.partners import Partners
 from nslab.tasks.splits import Split, split_pairs
 
-__all__ = ["Electorate", "ModularArithmetic", "SparseParity", "Split", "electoral_college", "split_pairs"]
+__all__ = ["Electorate", "ModularArithmetic", "Partners", "SparseParity", "Split", "electoral_college", "split_pairs"]

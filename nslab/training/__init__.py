@@ -23,6 +23,10 @@ Penalties of either trainer, such as the noise-stability regulariser and what it
     Trainer(..., penalties=[(gamma, penalty)])
     EnsembleTrainer(..., penalties=[(gamma, each_member(penalty))])
 
+What learned noise adds to a loss is `noise_regulariser(beta)`. Batches too large for memory are for
+`AccumulatingTrainer`. A classifier is a `LastTokenClassifier` on a trained network, with `EpochBatches` of `encoded`
+texts; `nslab.training.comparisons` says what its answers are worth beside another's.
+
 `nslab.training.acceleration.acceleration` says by how much the one training is faster than the other, over paired
 seeds; `nslab.training.calibration.calibration`, how often a network is right when it says how sure it is.
 
@@ -32,6 +36,8 @@ checkpoints; `lead_lag` and its kin say what happened when. What a network of yo
 """
 
 from nslab.training.acceleration import Acceleration
+from nslab.training.accumulation import AccumulatingTrainer
+from nslab.training.classification import EpochBatches, Examples, LastTokenClassifier, encoded
 from nslab.training.control_penalties import EmbeddingNoisePenalty, L1Penalty, LabelSmoothingPenalty
 from nslab.training.ensemble import EnsembleTrainer
 from nslab.training.ensemble_settings import EnsembleConfig, cross_entropy_each, hinge_each
@@ -45,6 +51,7 @@ from nslab.training.milestones import (
     lead,
     lead_lag,
 )
+from nslab.training.noise_kl import NoiseKL, noise_regulariser
 from nslab.training.pair_measures import PairMeasures
 from nslab.training.pair_networks import EnsembleNetwork, Look, QuadraticNetwork, stack_members, take_member
 from nslab.training.parallel import join_processes, process_count, process_rank
@@ -65,17 +72,22 @@ from nslab.training.trainer import Diverged, Trainer
 
 __all__ = [
     "Acceleration",
+    "AccumulatingTrainer",
     "ConfidencePenalty",
     "Diverged",
     "EmbeddingNoisePenalty",
     "EnsembleConfig",
     "EnsembleNetwork",
     "EnsembleTrainer",
+    "EpochBatches",
+    "Examples",
     "L1Penalty",
     "LabelSmoothingPenalty",
+    "LastTokenClassifier",
     "Lead",
     "LeadLag",
     "Look",
+    "NoiseKL",
     "PairMeasures",
     "ParityMeasures",
     "QuadraticNetwork",
@@ -91,6 +103,7 @@ __all__ = [
     "cross_entropy_each",
     "decay_clock",
     "each_member",
+    "encoded",
     "first_passage",
     "halfway",
     "hinge_each",
@@ -99,6 +112,7 @@ __all__ = [
     "lead",
     "lead_lag",
     "learning_rate",
+    "noise_regulariser",
     "process_count",
     "process_rank",
     "stability_regulariser",
