@@ -8,14 +8,17 @@ import pytest
 from nslab.explore.barrier_walls import five_walls
 from nslab.explore.layers import layer_explorer
 from nslab.explore.modules import ASSETS, compare, module, parity
+from nslab.explore.parameter_detective import parameter_detective
 from nslab.explore.plurality import plurality_vote
 from nslab.explore.predictions import predict
+from nslab.explore.preference_plane import preference_plane
 from nslab.explore.recorded_runs import training_run
 from nslab.explore.selfcheck import choice_check, numeric_check
 from nslab.explore.token_plane import token_plane
 from nslab.explore.training_in_page import live_training
 from nslab.explore.training_with_barrier import barrier_training
 from nslab.explore.truthtable import truth_table
+from nslab.explore.winner_cycle import winner_cycle
 from tests.explore.histories import made_up_run
 
 FIGURES = {  # every module of the package; `test_every_module_is_held_to_its_twin` sees to it
@@ -39,6 +42,9 @@ FIGURES = {  # every module of the package; `test_every_module_is_held_to_its_tw
     "token plane": token_plane(query=(0.3, 0.5)),
     "five walls": five_walls(),
     "barrier training": barrier_training(),
+    "preference plane": preference_plane(),
+    "winner cycle": winner_cycle(),
+    "parameter detective": parameter_detective(),
     "training-run": training_run(
         [made_up_run(), made_up_run(11, 5, 9, attention=True), made_up_run(p=6, train=None)],
         discovery="Last, the rest.",
