@@ -38,6 +38,7 @@ NORMAL = 1.96  # standard errors
 USEFUL = 1e-3  # of a loss: what falls by less did not fall
 PRETRAIN, FINETUNE, GLUE = "noiseformer-pretrain", "noiseformer-finetune", "noiseformer-glue"
 VERSIONS = ("v1-relative", "v2-relative")
+OVER_SEEDS = "Intervals are over seeds, on the same held-out examples."
 Scores = Callable[[Mapping, str], np.ndarray]
 
 
@@ -103,7 +104,7 @@ def between(result: Mapping | None = None, told: str = "given", *, score: Scores
         f"({', '.join(inside[V1])}), V2 on {len(inside[V2])} ({', '.join(inside[V2])}). Ours: {_tasks(result)}; "
         f"scores in points, in the mean over tasks: {values[STANDARD].mean():.2f} for standard attention, "
         f"{values[SYMMETRIC].mean():.2f} for symmetric. Less symmetric: {listed(above, VERSIONS)}. Standard less "
-        f"these: {listed(under, VERSIONS)}.{luck(result, values)} ({told})"
+        f"these: {listed(under, VERSIONS)}.{luck(result, values)} {OVER_SEEDS} ({told})"
     )
     right = all(one.above for one in (*above.values(), *under.values()))
     numbers = counted({f"above_{name}": one for name, one in above.items()})
@@ -145,7 +146,8 @@ def beats_symmetric(
     gains = {name: ratio(name, V1, TIED) for name in ("RTE", "MRPC", "SST2")}
     evidence = (
         f"In the table of the digest V1 less symmetric is {gains['RTE']:+.1f} standard errors on RTE, "
-        f"{gains['MRPC']:+.1f} on MRPC and {gains['SST2']:+.1f} on SST2. Ours, in points. {' '.join(parts)} ({told})"
+        f"{gains['MRPC']:+.1f} on MRPC and {gains['SST2']:+.1f} on SST2. Ours, in points. {' '.join(parts)} "
+        f"{OVER_SEEDS} ({told})"
     )
     right = all(one.above for one in found.values())
     return Verdict(State.HOLDS_WITH_CHANGES if right else State.OPEN, evidence, counted(found))

@@ -40,8 +40,10 @@ class NoiseFormer(Transformer):
     training set it to their rank, so that each draws noise of its own.
 
     Chance: each call in training mode draws its noise from a generator that is seeded from (a seed drawn at the start,
-    the number of calls so far, `stream`). Seed and number are part of `state_dict()`, so a training that is resumed
-    draws the noise that it would have drawn. In evaluation mode the noise is its mean, unless `noise` says otherwise.
+    which is 0 without a generator, the number of calls so far, `stream`). Seed and number are part of `state_dict()`,
+    so a training that is resumed draws the noise that it would have drawn. A pass that is computed twice, as activation
+    checkpoints do, would see other noise the second time. In evaluation mode the noise is its mean, unless `noise` says
+    otherwise.
 
     Errors: as `Transformer`.
 
