@@ -187,3 +187,16 @@ def test_a_new_record_runs_the_checks_again_that_ask_for_it_by_hand(tmp_path, mo
             (record / name).write_text("{}")
         keys.append(claims.claims_key(tmp_path, [path]))
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_new_record_runs_the_checks_again_that_ask_for_it_through_what_checks_share(tmp_path, monkeypatch):
+    monkeypatch.setenv("NSLAB_RECORDS", str(tmp_path / "records"))
+    path = tmp_path / "1234.5.yaml"
+    check = "nslab.claims.checks_2601_11619_training:between"
+    path.write_text(json.dumps({"paper": "1234.5", "claims": [ENTRY | {"check": check}]}))
+    before = claims.claims_key(tmp_path, [path])
+    record = tmp_path / "records" / "noiseformer-glue" / "laptop-cpu-20260101T000000"
+    record.mkdir(parents=True)
+    for name in ("run.json", "result.json"):
+        (record / name).write_text("{}")
+    assert claims.claims_key(tmp_path, [path]) != before
