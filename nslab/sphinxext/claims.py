@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 SECONDS = 120
 PART = "ns-claim-part"
 TABLE = "table"
-CHECKS = cache.PACKAGE / "claims"  # checks ask for records also through what they share
+SHARED = "_records"  # how files end through which several checks ask for records
 
 
 class ClaimCard(nodes.General, nodes.Element):
@@ -48,7 +48,7 @@ def claims_key(root: Path, files: list[Path]) -> str:
     experiments = {check.partition(":")[2].partition("?")[0] for check in checks if check.startswith("record:")}
     asked = [cache.records_key(name, root / "book" / "records") for name in sorted(experiments)]
     stems = {name.rpartition(".")[2] for name in names}
-    for path in sorted(path for path in read if path.stem in stems or path.parent == CHECKS):
+    for path in sorted(path for path in read if path.stem in stems or path.stem.endswith(SHARED)):
         of = cache.asked(path.read_text(encoding="utf-8"))
         asked += [cache.records_key(name, records.root(root)) for name in of]
     digest = hashlib.sha256("\0".join([sys.version, version("torch"), version("numpy"), *texts, *asked]).encode())
