@@ -6,7 +6,7 @@ Of one pair (mu, sigma) the KL has the weight b = beta / (layers * parameters of
 gradient and h the curvature of the NLL along all noise variables that share the pair, training comes to rest at
 sigma^2 = b / (b + h) and, where the loss is a parabola, mu = -g / (b + h). The first holds for any loss when h is the
 curvature averaged over the noise itself, for dE[NLL]/dsigma = sigma h (Stein's lemma). So 1/sigma^2 - 1 = h/b: a quiet
-noise marks a head that matters.
+noise marks a sensitive head, which is not the same as an important one.
 """
 
 import contextlib
